@@ -1,0 +1,65 @@
+# Procedural scenes: captions to train, exact masks to validate and test.
+train_pipeline = [
+    dict(type='NounPrompt', prob=1.0, templates='pacl7', nouns='given'),
+    dict(
+        type='PackSegInputs',
+        meta_keys=('img_path', 'ori_shape', 'img_shape', 'caption'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=256,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DrawSampler'),
+    dataset=dict(
+        type='ShuffledDraws',
+        dataset=dict(
+            type='SmallWorldCaptions',
+            split='train',
+            num_scenes=100_000,
+            pipeline=train_pipeline,
+        ),
+    ),
+)
+segmentation = dict(
+    type='SmallWorldSegmentation', pipeline=[dict(type='PackSegInputs')]
+)
+val_dataloader = dict(
+    batch_size=50,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(split='val', num_scenes=300, **segmentation),
+)
+test_dataloader = dict(
+    batch_size=50,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(split='test', num_scenes=500, **segmentation),
+)
+# Never together in a training picture or caption: the open vocabulary.
+held_out = [
+    'plain red',
+    'striped green',
+    'checked blue',
+    'dotted yellow',
+    'gridded purple',
+    'speckled cyan',
+]
+seen = [
+    f'{texture} {colour}'
+    for texture in ('plain', 'striped', 'checked', 'dotted', 'gridded', 'speckled')
+    for colour in ('red', 'green', 'blue', 'yellow', 'purple', 'cyan')
+    if f'{texture} {colour}' not in held_out
+]
+val_evaluator = [
+    dict(
+        type='GroupIoUMetric',
+        iou_metrics=['mIoU'],
+        groups=dict(seen=seen, held_out=held_out),
+    ),
+    dict(type='PatchAccuracy', patch_size=8),
+]
+test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

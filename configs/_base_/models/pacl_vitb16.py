@@ -1,0 +1,23 @@
+# PACL on CLIP ViT-B/16. The encoder is stated once; with --cfg-options,
+# `encoder.pretrained=/path/to/weights` reaches every part.
+encoder = dict(model='ViT-B-16-quickgelu', pretrained='openai')
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='CLIPDataPreProcessor', **encoder),
+    backbone=dict(type='PACLBackbone', output='block', **encoder),
+    neck=dict(type='PatchEmbedder', in_channels=768, out_channels=512),
+    decode_head=dict(
+        type='ZeroShotTextHead',
+        text_encoder=dict(type='OpenCLIPTextEncoder', **encoder),
+        dataset_name='voc20',
+        templates='pacl7',
+        # The paper's temperatures are not known for certain: 1 inside the softmax
+        # over patches and 0.07 in the loss are what accounts of it say.
+        compatibility=dict(mode='softmax', weight_scale=1.0, normalize_first=False),
+        loss_decode=dict(type='InfoNCELoss', logit_scale=1 / 0.07, learnable=False),
+        logit_scale=40.0,
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='slide', crop_size=(224, 224), stride=(112, 112)),
+)

@@ -1,0 +1,53 @@
+"""Reading a config as the tools do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.config import Config
+
+ENCODER_TYPES = (
+    'PACLBackbone',
+    'OpenCLIPTextEncoder',
+    'CLIPDataPreProcessor',
+    'CLIPResizeCrop',
+)
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options`` to it.
+
+    Configs of this package state the CLIP model once, as ``encoder = dict(model=...,
+    pretrained=...)``, and hand it to every part that needs it. An option that changes
+    ``encoder`` afterwards, such as ``encoder.pretrained=weights.pt``, is passed on to
+    those parts here, so that it too is stated once.
+
+    Args:
+        path: Config file, or ``package::file``.
+        options: Dotted keys and their new values.
+    """
+    config = Config.fromfile(path)
+    if options:
+        config.merge_from_dict(options)
+        changed = {
+            key.split('.')[1]: config.encoder[key.split('.')[1]]
+            for key in options
+            if key.startswith('encoder.')
+        }
+        if changed:
+            _update(config._cfg_dict, changed)
+    return config
+
+
+def _update(node: Any, changed: dict[str, Any]) -> None:
+    if isinstance(node, dict):
+        if node.get('type') in ENCODER_TYPES:
+            is_encoder = node['type'] in ENCODER_TYPES[:2]
+            node.update(
+                {k: v for k, v in changed.items() if is_encoder or k != 'init_seed'}
+            )
+        children = node.values()
+    else:
+        children = node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        _update(child, changed)

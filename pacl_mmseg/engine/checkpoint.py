@@ -1,0 +1,93 @@
+"""Checkpoints of tensors and plain values, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
+
+
+def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint with ``torch.load(weights_only=True)``.
+
+    MMEngine's own runner adds log buffers and NumPy scalars to its files; those types
+    are allowed too, so that ordinary MMSeg checkpoints load as well.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError: The file is damaged, or holds pickled objects; none is executed.
+    """
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'There is no checkpoint {path}: give the path of a .pth file that '
+            'tools/train.py wrote.'
+        )
+    allowed = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        np._core.multiarray._reconstruct,
+        np._core.multiarray.scalar,
+        *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RuntimeError(
+            f'{path} holds pickled objects beside tensors, or is no checkpoint; it was '
+            'not loaded and nothing in it was executed: use a checkpoint written by '
+            'tools/train.py.'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise RuntimeError(
+            f'{path} is truncated or damaged: use an earlier checkpoint of that run.'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise RuntimeError(f'{path} holds no state dict: use another checkpoint.')
+    return checkpoint
+
+
+def plain(value: Any) -> Any:
+    """Keep what ``weights_only`` loading accepts, drop the rest from containers."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if _is_plain(v)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v) for v in value if _is_plain(v))
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (dict, list, tuple) or isinstance(value, PLAIN)
+
+
+def random_state() -> dict[str, Any]:
+    """State of Python's, NumPy's and torch's generators, in plain values."""
+    kind, keys, *rest = np.random.get_state()
+    state = dict(
+        python=random.getstate(),
+        numpy=(kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        torch=torch.get_rng_state(),
+    )
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo :func:`random_state`; a missing CUDA state is left as it is."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state['numpy']
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())

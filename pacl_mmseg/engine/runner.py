@@ -1,0 +1,169 @@
+"""The runner of contrastive pretraining."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model, find_latest_checkpoint
+from torch import nn
+
+from pacl_mmseg.engine.checkpoint import load_checkpoint_file, random_state
+from pacl_mmseg.engine.hooks import PretrainHook
+from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class ContrastivePretrainRunner(Runner):
+    """MMEngine's ``Runner`` for training an embedder between frozen encoders.
+
+    Selected by ``runner_type = 'ContrastivePretrainRunner'`` in a config; it tests as
+    the stock runner does. What it adds:
+
+    - it refuses to start when nothing is trainable;
+    - checkpoints are written to a temporary name and renamed, hold tensors and plain
+      values only (``torch.load(..., weights_only=True)``), and carry the data position
+      and every rank's random state beside weights, optimizer and schedule;
+    - ``--resume`` continues where the newest checkpoint of the work directory left
+      off, with the same batches and random numbers;
+    - loading never executes anything in the file, and a checkpoint that lacks a
+      trained parameter is an error where it is resumed or tested.
+    """
+
+    rank_states: list[dict] | None = None
+    _loaded: dict | None = None
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().register_hooks(*args, **kwargs)
+        if not any(isinstance(hook, PretrainHook) for hook in self.hooks):
+            self.register_hook(PretrainHook())
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its distributed wrapper."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def train(self) -> nn.Module:
+        trained = [p for p in self.bare_model.parameters() if p.requires_grad]
+        if not trained:
+            raise RuntimeError(
+                'Nothing in this model is trainable: add a PatchEmbedder as '
+                'model.neck, or unfreeze an encoder (frozen=False).'
+            )
+        self.logger.info(
+            f'Training {sum(p.numel() for p in trained):,} parameters; '
+            f'{sum(p.numel() for p in self.bare_model.parameters()):,} in all.'
+        )
+        return super().train()
+
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As ``Runner.save_checkpoint``, called on all ranks, and atomic."""
+        loop = self.train_loop
+        data = loop.state_dict() if isinstance(loop, PretrainLoop) else None
+        self.rank_states = all_gather_object(dict(random=random_state(), data=data))
+        if not is_main_process():
+            return
+        broken = [
+            name
+            for name, value in self.bare_model.named_parameters()
+            if value.requires_grad and not torch.isfinite(value).all()
+        ]
+        if broken:
+            raise RuntimeError(
+                f'{broken[0]} is not finite at iteration {self.iter + 1}: training '
+                'stops and no checkpoint is written; resume from the last one with a '
+                'lower learning rate, or bfloat16 in place of float16.'
+            )
+        if '://' in out_dir:  # an object store writes whole objects by itself
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        temporary = f'.{filename}.{os.getpid()}.tmp'
+        super().save_checkpoint(out_dir, temporary, *args, **kwargs)
+        os.replace(os.path.join(out_dir, temporary), os.path.join(out_dir, filename))
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: list = [(r'^module.', '')],  # noqa: B006  (the stock signature)
+    ) -> dict:
+        """As ``Runner.load_checkpoint``, but nothing in the file is executed.
+
+        Raises:
+            RuntimeError: The file is damaged or pickled, belongs to other encoders, or
+                lacks parameters that this model trains (unless only training starts
+                from it, where that is a warning).
+        """
+        if '://' in filename:
+            return super().load_checkpoint(filename, map_location, strict, revise_keys)
+        checkpoint = load_checkpoint_file(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.bare_model
+        weights = checkpoint.get('state_dict', checkpoint)
+        missing = [
+            name
+            for name, value in model.named_parameters()
+            if value.requires_grad and name not in weights
+        ]
+        if missing and (self._resume or self._train_loop is None):
+            raise RuntimeError(
+                f'{filename} lacks {len(missing)} trained parameters of this model '
+                f'(the first is {missing[0]}): it belongs to another config.'
+            )
+        _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
+        self._has_loaded = True
+        self._loaded = checkpoint
+        self.logger.info(f'Loaded {filename}')
+        return checkpoint
+
+    def load_or_resume(self) -> None:
+        if self._resume and self._load_from is None and not self._has_loaded:
+            latest = latest_checkpoint(self.work_dir)
+            if latest is None:
+                self.logger.info(f'{self.work_dir} has no checkpoint: a fresh start.')
+            else:
+                self.logger.info(f'Resuming {latest}')
+                self.resume(latest)
+            return
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As ``Runner.resume``; also returns to the data position and random state."""
+        super().resume(filename, *args, **kwargs)
+        states = (self._loaded or {}).get('ranks')
+        self._loaded = None
+        if not states or not isinstance(self.train_loop, PretrainLoop):
+            self.logger.warning(f'{filename} has no data position: data starts anew.')
+            return
+        if len(states) != self.world_size:
+            self.logger.warning(
+                f'{filename} was written by {len(states)} processes and is resumed by '
+                f'{self.world_size}: the data goes on where it was, random states of '
+                'the model do not.'
+            )
+        same_layout = len(states) == self.world_size
+        self.train_loop.load_state_dict(
+            [state['data'] for state in states],
+            states[self.rank]['random'] if same_layout else None,
+        )
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint of a work directory that was written last.
+
+    A run that is killed between writing a checkpoint and noting its name in
+    ``last_checkpoint`` leaves a stale note, so the files themselves decide.
+    """
+    files = [*Path(work_dir).glob('iter_*.pth'), *Path(work_dir).glob('epoch_*.pth')]
+    if files:
+        return str(max(files, key=lambda file: file.stat().st_mtime_ns))
+    return find_latest_checkpoint(work_dir) or None

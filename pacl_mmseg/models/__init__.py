@@ -1,0 +1,16 @@
+from pacl_mmseg.models.backbones import FrozenBackbone, PACLBackbone
+from pacl_mmseg.models.data_preprocessor import CLIPDataPreProcessor
+from pacl_mmseg.models.decode_heads import ZeroShotTextHead
+from pacl_mmseg.models.losses import InfoNCELoss
+from pacl_mmseg.models.necks import PatchEmbedder
+from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
+
+__all__ = [
+    'CLIPDataPreProcessor',
+    'FrozenBackbone',
+    'InfoNCELoss',
+    'OpenCLIPTextEncoder',
+    'PACLBackbone',
+    'PatchEmbedder',
+    'ZeroShotTextHead',
+]

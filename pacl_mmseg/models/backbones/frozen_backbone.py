@@ -1,0 +1,42 @@
+"""Any registered backbone, frozen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pacl_mmseg.models.frozen import FrozenModule
+from pacl_mmseg.registry import MODELS
+
+
+@MODELS.register_module()
+class FrozenBackbone(FrozenModule):
+    """Freezes another backbone, so that only the embedder on top of it trains.
+
+    PACL is defined for any vision encoder with patch tokens; this wraps those that
+    MMPretrain and MMSeg have (DINO, MAE, ...), for example::
+
+        backbone=dict(
+            type='FrozenBackbone',
+            backbone=dict(
+                type='mmpretrain.VisionTransformer', arch='base', img_size=224,
+                patch_size=16, out_type='featmap',
+                init_cfg=dict(type='Pretrained', checkpoint='dino.pth')))
+
+    Args:
+        backbone: Config of the backbone; it must return feature maps.
+    """
+
+    def __init__(self, backbone: dict) -> None:
+        super().__init__(frozen=True)
+        self.backbone = MODELS.build(backbone)
+        self.freeze()
+
+    @property
+    def description(self) -> str:
+        return f'a frozen {type(self.backbone).__name__}'
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Images ``(N, 3, H, W)`` to the backbone's own tuple of feature maps."""
+        return self.backbone(inputs)

@@ -1,0 +1,177 @@
+"""The vision tower of an open_clip ViT as a dense backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl_mmseg.models.backbones.dense_attention import DENSE_ATTENTION
+from pacl_mmseg.models.frozen import FrozenModule
+from pacl_mmseg.models.open_clip_model import build_open_clip, describe
+from pacl_mmseg.registry import MODELS
+
+OUTPUTS = ('block', 'norm', 'projection')
+
+
+@MODELS.register_module()
+class PACLBackbone(FrozenModule):
+    """Dense patch tokens of a CLIP vision transformer, frozen by default.
+
+    Args:
+        model: An open_clip model name (``'ViT-B-16-quickgelu'``) or an inline
+            architecture (dict of ``embed_dim``, ``vision_cfg``, ``text_cfg``).
+        pretrained: An open_clip tag (``'openai'``), a local weights file, or None for
+            random weights.
+        init_seed: Seed of random weights.
+        output: What is returned of a layer: ``'block'``, the tokens as they leave it
+            (PACL: 768 channels for ViT-B/16; whether the paper applies CLIP's last
+            layer norm is not known); ``'norm'``, after ``ln_post``; ``'projection'``,
+            after ``ln_post`` and the visual projection, in the space of the texts
+            (the training-free baselines).
+        out_indices: Index or indices of the layers to return, 0-based, negative from
+            the end.
+        stride: Stride in pixels of the patch embedding, by default the patch size.
+            A smaller one gives more, overlapping patches with no retraining (the
+            paper's "stride trick", 224 px at stride 4: 53 x 53 tokens).
+        dense_attention: None, or a variant of the last block of ``DENSE_ATTENTION``.
+        output_cls_token: Return ``[tokens, cls]`` in place of ``tokens``, as MMSeg's
+            own ``VisionTransformer`` does.
+        frozen: If False the tower trains.
+        dtype: Precision of the frozen tower: ``'float32'``, ``'bfloat16'`` or
+            ``'float16'``. Tokens are returned in the precision of the input.
+
+    Raises:
+        ValueError: Bad option, or a model without an open_clip ViT vision tower.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping = 'ViT-B-16-quickgelu',
+        pretrained: str | None = None,
+        init_seed: int = 0,
+        output: str = 'block',
+        out_indices: int | Sequence[int] = -1,
+        stride: int | None = None,
+        dense_attention: str | None = None,
+        output_cls_token: bool = False,
+        frozen: bool = True,
+        dtype: str = 'float32',
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(frozen, init_cfg)
+        if output not in OUTPUTS:
+            raise ValueError(f'output must be one of {OUTPUTS}, not {output!r}.')
+        if dense_attention is not None and dense_attention not in DENSE_ATTENTION:
+            raise ValueError(
+                f'dense_attention must be None or one of {tuple(DENSE_ATTENTION)}, '
+                f'not {dense_attention!r}.'
+            )
+        if dtype != 'float32' and not frozen:
+            raise ValueError(
+                f'A tower that trains keeps float32 weights, not {dtype}: use '
+                "optim_wrapper type 'AmpOptimWrapper' for mixed precision."
+            )
+        self._description = describe(model, pretrained, init_seed)
+        self.visual = build_open_clip(model, pretrained, init_seed).visual
+        if not isinstance(self.visual, VisionTransformer):
+            raise ValueError(
+                f'{self._description} has a {type(self.visual).__name__} vision tower; '
+                'PACLBackbone needs an open_clip VisionTransformer (a ViT-* model).'
+            )
+        layers = len(self.visual.transformer.resblocks)
+        indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        if any(not -layers <= i < layers for i in indices):
+            raise ValueError(f'out_indices {out_indices}: the tower has {layers} layers.')
+        self.out_indices = [i % layers for i in indices]
+        patch_size = self.visual.patch_size
+        if stride is not None and not 1 <= stride <= min(patch_size):
+            raise ValueError(f'stride must be in 1..{min(patch_size)}, not {stride}.')
+        self.patch_size = patch_size
+        self.stride = patch_size if stride is None else (stride, stride)
+        self.output = output
+        self.output_cls_token = output_cls_token
+        self.dense_attention = dense_attention
+        self.freeze()
+        if frozen:
+            self.fingerprint()  # of the weights as loaded, before any loss of precision
+        self.visual.to(getattr(torch, dtype))
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor | list[Tensor], ...]:
+        """Encode normalised images.
+
+        Args:
+            inputs: Images ``(N, 3, H, W)`` of any size. One that the patches do not
+                tile exactly is resized up to the next size that they do.
+
+        Returns:
+            One item per layer of ``out_indices``: tokens ``(N, C, h, w)`` with
+            ``h = ceil((H - patch) / stride) + 1`` (``H / patch`` at the default
+            stride), or ``[tokens, cls (N, C)]``.
+        """
+        train = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(train):
+            tokens, grid = self._embed(inputs)
+            outs = []
+            for index, block in enumerate(self.visual.transformer.resblocks):
+                last = index == len(self.visual.transformer.resblocks) - 1
+                if last and self.dense_attention is not None:
+                    tokens = DENSE_ATTENTION[self.dense_attention](block, tokens)
+                else:
+                    tokens = block(tokens)
+                if index in self.out_indices:
+                    outs.append(self._format(tokens, grid, inputs.dtype))
+        return tuple(outs)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        visual = self.visual
+        size = images.shape[-2:]
+        grid = tuple(
+            max(math.ceil((length - patch) / stride), 0) + 1
+            for length, patch, stride in zip(
+                size, self.patch_size, self.stride, strict=True
+            )
+        )
+        covered = tuple(
+            (n - 1) * stride + patch
+            for n, stride, patch in zip(grid, self.stride, self.patch_size, strict=True)
+        )
+        if covered != tuple(size):
+            images = F.interpolate(images, covered, mode='bilinear', align_corners=False)
+        x = F.conv2d(
+            images.to(visual.conv1.weight.dtype), visual.conv1.weight, stride=self.stride
+        )
+        x = x.flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([cls, x], dim=1) + self._position_embedding(grid).to(x.dtype)
+        return visual.ln_pre(x), grid
+
+    def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """``(1 + h * w, C)``: CLIP's own, or resized bicubically to another grid."""
+        embedding = self.visual.positional_embedding
+        if grid == tuple(self.visual.grid_size):
+            return embedding
+        cls, patches = embedding[:1], embedding[1:]
+        patches = patches.float().T.reshape(1, -1, *self.visual.grid_size)
+        patches = F.interpolate(patches, grid, mode='bicubic', align_corners=False)
+        return torch.cat([cls, patches.flatten(2)[0].T.to(cls.dtype)])
+
+    def _format(
+        self, tokens: Tensor, grid: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor | list[Tensor]:
+        if self.output != 'block':
+            tokens = self.visual.ln_post(tokens)
+        if self.output == 'projection':
+            tokens = tokens @ self.visual.proj
+        tokens = tokens.to(dtype)
+        # A view, not a copy: the embedder turns it back into tokens at no cost.
+        maps = tokens[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
+        return [maps, tokens[:, 0]] if self.output_cls_token else maps

@@ -1,0 +1,3 @@
+from pacl_mmseg.models.decode_heads.zero_shot_text_head import ZeroShotTextHead
+
+__all__ = ['ZeroShotTextHead']

@@ -1,0 +1,233 @@
+"""Zero-shot segmentation by class name, trained by captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl_mmseg.models.losses import gather_texts, text_ids
+from pacl_mmseg.models.text_encoders import TextBank, build_text_bank
+from pacl_mmseg.ops import compatibility
+from pacl_mmseg.prompts import Vocabulary, get_templates
+from pacl_mmseg.registry import MODELS
+
+BACKGROUND_RULES = ('none', 'threshold', 'entropy')
+
+
+@MODELS.register_module()
+class ZeroShotTextHead(BaseDecodeHead):
+    """Compares patch tokens with texts: captions to train, class names to test.
+
+    Training: ``loss`` is the contrastive loss over the compatibility function of every
+    image with every caption of the batch (of all processes). Testing: a class scores
+    ``logit_scale * cos(patch token, class embedding)``, upsampled bilinearly.
+
+    Args:
+        text_encoder: Config of the text encoder (``OpenCLIPTextEncoder``).
+        dataset_name: Take classes and synonyms of this benchmark or MMSeg dataset.
+        vocabulary: Or give them: a list whose items are a name, a string of
+            comma-separated synonyms, or a list of synonyms. Exactly one of the two.
+        templates: Name of a template set (``pacl7``, ``imagenet80``, ``vild``,
+            ``photo``, ``plain``) or a list of templates with one ``{}`` each.
+        compatibility: Arguments of :func:`pacl_mmseg.ops.compatibility` for training:
+            ``mode``, ``weight_scale``, ``normalize_first``.
+        logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
+            encoder's own. It moves softmax-based background rules, not the argmax. The
+            default, 40, is the field's most used (SCLIP's) protocol.
+        background: How class 0 is decided when it is a background class: ``rule``
+            ``'none'`` (its name competes like any other), ``'threshold'`` (background
+            where no class reaches the probability ``threshold``) or ``'entropy'``
+            (background where the entropy of the class distribution, in nats, exceeds
+            ``threshold``; the PACL paper: 1.5). With the last two the names of class 0
+            are not used. Applied to each window's upsampled scores.
+        loss_decode: Config of the loss.
+
+    Raises:
+        ValueError: Bad vocabulary, templates, rule, or channels that do not match.
+    """
+
+    def __init__(
+        self,
+        text_encoder: dict,
+        dataset_name: str | None = None,
+        vocabulary: Sequence[str | Sequence[str]] | None = None,
+        templates: str | Sequence[str] = 'pacl7',
+        compatibility: dict | None = None,
+        logit_scale: float | str = 40.0,
+        background: dict | None = None,
+        loss_decode: dict | None = None,
+        in_index: int = -1,
+        align_corners: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        background = dict(rule='none') | dict(background or {})
+        rule = background['rule']
+        if rule not in BACKGROUND_RULES:
+            raise ValueError(f'background.rule must be one of {BACKGROUND_RULES}, not {rule!r}.')
+        if rule != 'none' and background.get('threshold') is None:
+            raise ValueError(f'The background rule {rule!r} needs background.threshold.')
+        names = _resolve_vocabulary(vocabulary, dataset_name)
+        encoder = MODELS.build(text_encoder)
+        super().__init__(
+            in_channels=encoder.embed_dims,
+            channels=encoder.embed_dims,
+            num_classes=len(names.classes),
+            out_channels=len(names.classes),
+            dropout_ratio=0,
+            in_index=in_index,
+            align_corners=align_corners,
+            loss_decode=loss_decode or dict(type='InfoNCELoss'),
+            init_cfg=init_cfg,
+        )
+        del self.conv_seg  # texts classify
+        self.text_encoder = encoder
+        self.compatibility = dict(compatibility or {})
+        self.logit_scale = (
+            encoder.logit_scale if logit_scale == 'pretrained' else float(logit_scale)
+        )
+        self.background = background
+        self.vocabulary = names
+        self.templates = get_templates(templates)
+        self._banks: dict[tuple, TextBank] = {}
+
+    def set_vocabulary(
+        self,
+        vocabulary: Sequence[str | Sequence[str]] | None = None,
+        dataset_name: str | None = None,
+        templates: str | Sequence[str] | None = None,
+    ) -> None:
+        """Change the classes after construction; arguments as in the constructor.
+
+        The segmentor around this head keeps its own count of classes for sliding
+        windows: :func:`pacl_mmseg.apis.set_vocabulary` updates both.
+        """
+        self.vocabulary = _resolve_vocabulary(vocabulary, dataset_name)
+        if templates is not None:
+            self.templates = get_templates(templates)
+        self.num_classes = self.out_channels = len(self.vocabulary.classes)
+
+    @property
+    def text_bank(self) -> TextBank:
+        """Embeddings of the current vocabulary, computed once and kept."""
+        names = self.vocabulary
+        if self.background['rule'] != 'none':
+            names = names.without_first_class()
+        key = (names, self.templates)
+        if key not in self._banks:
+            self._banks[key] = build_text_bank(self.text_encoder, names, self.templates)
+        bank = self._banks[key]
+        device = next(self.text_encoder.parameters()).device
+        if bank.embeddings.device != device:
+            del self._banks[key]
+            return self.text_bank
+        return bank
+
+    def train(self, mode: bool = True) -> ZeroShotTextHead:
+        if mode and not self.text_encoder.frozen:
+            self._banks.clear()  # its weights are about to change
+        return super().train(mode)
+
+    def name_scores(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
+        """Scaled cosine of every patch token with every name, before synonyms merge.
+
+        Returns:
+            ``(N, K, h, w)`` for K names.
+        """
+        tokens = self._tokens(inputs)[0]
+        bank = self.text_bank.embeddings.to(tokens.dtype)
+        maps = F.normalize(tokens, dim=1)
+        return self.logit_scale * torch.einsum('nchw,kc->nkhw', maps, bank)
+
+    def forward(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
+        """Logits ``(N, C, h, w)`` of the classes with names, at token resolution."""
+        return self.text_bank.merge(self.name_scores(inputs))
+
+    def predict_by_feat(
+        self, seg_logits: Tensor, batch_img_metas: list[dict]
+    ) -> Tensor:
+        """Upsample to the image, then apply the background rule.
+
+        Returns:
+            ``(N, num_classes, H, W)``; its argmax is the prediction. Logits, except
+            with the rule ``'threshold'``, which gives probabilities.
+        """
+        logits = super().predict_by_feat(seg_logits, batch_img_metas)
+        rule, threshold = self.background['rule'], self.background.get('threshold')
+        if rule == 'none':
+            return logits
+        probabilities = logits.float().softmax(1)
+        if rule == 'threshold':
+            background = torch.full_like(probabilities[:, :1], threshold)
+            return torch.cat([background, probabilities], dim=1)
+        entropy = torch.special.entr(probabilities).sum(1, keepdim=True)
+        # Above the best class exactly where the entropy is above the threshold.
+        background = logits.amax(1, keepdim=True) + entropy - threshold
+        return torch.cat([background, logits], dim=1)
+
+    def loss(
+        self,
+        inputs: Sequence[Tensor | list[Tensor]],
+        batch_data_samples: Sequence,
+        train_cfg: dict | None = None,
+    ) -> dict[str, Tensor]:
+        """Contrastive loss of the batch's images and their captions.
+
+        Args:
+            inputs: Feature maps of the neck or backbone.
+            batch_data_samples: Data samples with a ``caption``.
+
+        Returns:
+            The loss and the retrieval accuracies in the batch, in percent.
+
+        Raises:
+            ValueError: A data sample has no caption.
+        """
+        captions = [sample.metainfo.get('caption') for sample in batch_data_samples]
+        if None in captions:
+            raise ValueError(
+                'ZeroShotTextHead trains on captions, but a data sample has none: use '
+                "an image-text dataset, and 'caption' in the meta_keys of "
+                'PackSegInputs.'
+            )
+        maps, cls_tokens = self._tokens(inputs)
+        texts = self.text_encoder(captions)
+        ids = text_ids(captions, device=texts.device)
+        texts, ids, offset = gather_texts(texts, ids)
+        phi = compatibility(
+            maps.permute(0, 2, 3, 1).flatten(1, 2),
+            texts,
+            cls_tokens=cls_tokens,
+            **self.compatibility,
+        )
+        return self.loss_decode(phi, ids, offset)
+
+    def _tokens(
+        self, inputs: Sequence[Tensor | list[Tensor]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The selected feature map ``(N, D, h, w)`` and, if given, ``cls (N, D)``."""
+        selected = self._transform_inputs(inputs)
+        maps, cls_tokens = (
+            selected if isinstance(selected, (list, tuple)) else (selected, None)
+        )
+        if maps.shape[1] != self.in_channels:
+            raise ValueError(
+                f'Patch tokens have {maps.shape[1]} channels and texts '
+                f'{self.in_channels}: put neck=dict(type="PatchEmbedder", in_channels='
+                f'{maps.shape[1]}, out_channels={self.in_channels}) between backbone '
+                'and head, or use the backbone\'s output="projection".'
+            )
+        return maps, cls_tokens
+
+
+def _resolve_vocabulary(
+    vocabulary: Sequence[str | Sequence[str]] | None, dataset_name: str | None
+) -> Vocabulary:
+    if (vocabulary is None) == (dataset_name is None):
+        raise ValueError('Give either vocabulary or dataset_name.')
+    if dataset_name is not None:
+        return Vocabulary.from_dataset(dataset_name)
+    return Vocabulary.from_list(vocabulary)

@@ -1,0 +1,122 @@
+"""What frozen encoders have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+
+class FrozenModule(BaseModule):
+    """A module whose weights neither train nor enter a checkpoint.
+
+    While ``frozen`` is true, parameters take no gradient and all submodules stay in
+    eval mode. ``state_dict`` then holds, in place of the weights, one small tensor
+    that names the encoder and its SHA-256 fingerprint; loading such a checkpoint over
+    other weights is an error that names both. Every loader that goes through
+    ``load_state_dict`` gets this, MMSeg's own ``init_model`` included.
+
+    Args:
+        frozen: If False the module is an ordinary one.
+        init_cfg: See :class:`mmengine.model.BaseModule`.
+    """
+
+    def __init__(self, frozen: bool = True, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.frozen = frozen
+        self._fingerprint: str | None = None
+        self.register_state_dict_post_hook(_drop_weights)
+        self.register_load_state_dict_pre_hook(_keep_weights)
+
+    @property
+    def description(self) -> str:
+        """A phrase that names the encoder in logs and error messages."""
+        return type(self).__name__
+
+    def freeze(self) -> None:
+        """Call once the submodules exist; does nothing unless ``frozen``."""
+        if self.frozen:
+            self.requires_grad_(False)
+            self.train(False)
+
+    def train(self, mode: bool = True) -> FrozenModule:
+        return super().train(mode and not self.frozen)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and float32 values of all weights, as hex digits.
+
+        Computed once: call it after the weights are final.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = weights_fingerprint(self)
+        return self._fingerprint
+
+    def get_extra_state(self) -> Tensor:
+        if not self.frozen:
+            return torch.zeros(0, dtype=torch.uint8)
+        identity = dict(encoder=self.description, sha256=self.fingerprint())
+        return torch.tensor(list(json.dumps(identity).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare a checkpoint's encoder with this one.
+
+        Raises:
+            RuntimeError: They have different weights.
+        """
+        if not self.frozen or state.numel() == 0:
+            return
+        other = json.loads(bytes(state.tolist()))
+        if other['sha256'] != self.fingerprint():
+            raise RuntimeError(
+                f'The checkpoint was trained over {other["encoder"]} (fingerprint '
+                f'{other["sha256"][:12]}), but this config builds {self.description} '
+                f'(fingerprint {self.fingerprint()[:12]}): load the weights it was '
+                'trained with, or another checkpoint.'
+            )
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names and float32 values of parameters and buffers."""
+    digest = hashlib.sha256()
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, value in sorted(tensors, key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _drop_weights(
+    module: FrozenModule, state_dict: dict, prefix: str, local_metadata: Mapping
+) -> None:
+    if module.frozen:
+        for key in _weight_keys(state_dict, prefix):
+            del state_dict[key]
+
+
+def _keep_weights(
+    module: FrozenModule, state_dict: dict, prefix: str, *args: object
+) -> None:
+    """Offer the loader the weights that are there, whatever the checkpoint holds."""
+    if module.frozen:
+        for key in _weight_keys(state_dict, prefix):
+            del state_dict[key]
+        own = dict([*module.named_parameters(), *_persistent_buffers(module)])
+        state_dict.update({prefix + name: value for name, value in own.items()})
+
+
+def _weight_keys(state_dict: Mapping, prefix: str) -> list[str]:
+    own_state = f'{prefix}_extra_state'
+    return [k for k in state_dict if k.startswith(prefix) and k != own_state]
+
+
+def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    found = []
+    for path, child in module.named_modules():
+        for name, value in child.named_buffers(recurse=False):
+            if name not in child._non_persistent_buffers_set:
+                found.append((f'{path}.{name}' if path else name, value))
+    return found

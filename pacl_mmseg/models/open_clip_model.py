@@ -1,0 +1,130 @@
+"""Building open_clip models: by name and tag, from a local file, or inline."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from open_clip.model import CustomTextCLIP
+
+
+def model_config(model: str | Mapping) -> dict[str, Any]:
+    """The architecture of an open_clip model.
+
+    Args:
+        model: A name of ``open_clip.list_models()``, or the architecture itself as a
+            dict of ``embed_dim``, ``vision_cfg`` and ``text_cfg`` (what open_clip's
+            ``model_configs/*.json`` hold).
+
+    Raises:
+        ValueError: The name is unknown; the message gives the nearest one.
+    """
+    if isinstance(model, Mapping):
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in model.items()}
+    config = open_clip.get_model_config(model)
+    if config is None:
+        near = difflib.get_close_matches(model, open_clip.list_models(), n=1)
+        hint = f'; did you mean {near[0]!r}' if near else ''
+        raise ValueError(
+            f'open_clip has no model {model!r}{hint}? open_clip.list_models() has all.'
+        )
+    return config
+
+
+def preprocess_config(
+    model: str | Mapping, pretrained: str | None = None
+) -> dict[str, Any]:
+    """The image preprocessing that the encoder was trained with.
+
+    Returns:
+        ``size`` (pixels), ``mean`` and ``std`` (RGB, in 0..1), ``interpolation``
+        and ``resize_mode``, as open_clip's ``PreprocessCfg`` names them. A tag's own
+        values win over open_clip's defaults.
+    """
+    values = vars(open_clip.transform.PreprocessCfg()).copy()
+    values['size'] = model_config(model)['vision_cfg'].get('image_size', 224)
+    if isinstance(model, str) and pretrained is not None:
+        tag = open_clip.get_pretrained_cfg(model, pretrained)
+        values.update({k: v for k, v in tag.items() if k in values and v is not None})
+    return values
+
+
+def build_open_clip(
+    model: str | Mapping, pretrained: str | None = None, init_seed: int = 0
+) -> CustomTextCLIP:
+    """Build an open_clip model with separate ``visual`` and ``text`` towers.
+
+    Args:
+        model: Model name, or an inline architecture (see :func:`model_config`).
+        pretrained: A pretrained tag of that model, the path of a local weights file,
+            or None for random weights.
+        init_seed: Seed of the random weights, so that two processes that build the
+            same model without weights get the same one.
+
+    Raises:
+        ValueError: Unknown model or tag.
+        RuntimeError: The weights cannot be fetched or do not fit the architecture.
+    """
+    config = model_config(model)
+    name = model if isinstance(model, str) else 'the inline architecture'
+    is_file = pretrained is not None and os.path.isfile(os.path.expanduser(pretrained))
+    if pretrained is not None and not is_file:
+        _check_tag(model, pretrained)
+        try:
+            return open_clip.create_model(
+                model, pretrained=pretrained, force_custom_text=True
+            )
+        except Exception as error:  # network, hub and file errors of many types
+            raise RuntimeError(
+                f'The {pretrained!r} weights of {name} could not be fetched '
+                f'({type(error).__name__}); on a machine with internet access run '
+                f'`python -c "import open_clip; open_clip.create_model({name!r}, '
+                f'pretrained={pretrained!r})"` and copy its cache, or set `pretrained` '
+                'to the path of a local weights file.'
+            ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed)
+        if isinstance(model, str):
+            clip = open_clip.create_model(
+                model, force_custom_text=True, pretrained_text=False
+            )
+        else:
+            config.pop('custom_text', None)
+            clip = CustomTextCLIP(**config)
+    if is_file:
+        try:
+            load_checkpoint(clip, os.path.expanduser(pretrained))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RuntimeError(
+                f'{pretrained} does not hold weights of {name} ({reason}); give the '
+                'weights file that belongs to this model, or the model that belongs to '
+                "the file (OpenAI's weights need a '-quickgelu' model)."
+            ) from error
+    return clip
+
+
+def describe(model: str | Mapping, pretrained: str | None, init_seed: int) -> str:
+    """One short phrase that names an encoder, for logs and error messages."""
+    name = model if isinstance(model, str) else 'inline architecture'
+    weights = f'random weights, seed {init_seed}' if pretrained is None else pretrained
+    return f'{name} ({weights})'
+
+
+def _check_tag(model: str | Mapping, pretrained: str) -> None:
+    if not isinstance(model, str):
+        raise ValueError(
+            f'{pretrained} is not a file: an inline architecture takes the path of a '
+            'local weights file, or None for random weights.'
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained.lower() not in tags and pretrained.lower().replace('-', '_') not in tags:
+        raise ValueError(
+            f'{pretrained!r} is neither a file nor a pretrained tag of {model}; '
+            f'its tags are: {", ".join(tags) or "none"}.'
+        )

@@ -1,0 +1,85 @@
+"""Which OpenMMLab packages are installed, and whether this package can use them.
+
+The same imports (``mmengine``, ``mmcv``, ``mmseg``, ``mmpretrain``) come from two
+families of distributions: the maintained continuation (``onedl-*``) and upstream.
+Installed together they overwrite each other's files, so exactly one may be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+
+# The lowest versions that the test suite is known to pass with, per family.
+ONEDL = {
+    'onedl-mmengine': '0.10.10',
+    'onedl-mmcv': '2.3.3',
+    'onedl-mmsegmentation': '1.3.3',
+    'onedl-mmpretrain': '1.3.3',
+}
+UPSTREAM = {
+    'mmengine': '0.10.4',
+    'mmcv': '2.0.0',
+    'mmsegmentation': '1.2.2',
+    'mmpretrain': '1.2.0',
+}
+INSTALL = "pip install 'pacl-mmseg[onedl]'"
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_stack(version_of: Callable[[str], str | None] = installed_version) -> str:
+    """Find the one usable OpenMMLab family.
+
+    Args:
+        version_of: Returns the installed version of a distribution, or None.
+
+    Returns:
+        ``'onedl'`` or ``'upstream'``.
+
+    Raises:
+        ImportError: Neither family is complete, both are there, or a package is
+            too old. The message is one sentence with the remedy.
+    """
+    found = {
+        family: {name: version_of(name) for name in packages}
+        for family, packages in (('onedl', ONEDL), ('upstream', UPSTREAM))
+    }
+    present = {f: [n for n, v in p.items() if v] for f, p in found.items()}
+    if present['onedl'] and present['upstream']:
+        raise ImportError(
+            f'Both OpenMMLab families are installed ({", ".join(present["onedl"])} '
+            f'and {", ".join(present["upstream"])}), which overwrite each other: '
+            f'use a fresh environment, and there {INSTALL}'
+        )
+    if not present['onedl'] and not present['upstream']:
+        raise ImportError(f'No OpenMMLab packages are installed: {INSTALL}')
+    family = 'onedl' if present['onedl'] else 'upstream'
+    needed = ONEDL if family == 'onedl' else UPSTREAM
+    remedy = INSTALL if family == 'onedl' else INSTALL.replace('onedl', 'mmlab')
+    for name, lowest in needed.items():
+        version = found[family][name]
+        if version is None:
+            raise ImportError(f'{name} is not installed: {remedy}')
+        if _numbers(version) < _numbers(lowest):
+            raise ImportError(
+                f'{name} {version} is too old, {lowest} or newer is needed: '
+                f"pip install '{name}>={lowest}'"
+            )
+    return family
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """'2.3.1.post1+cu118' -> (2, 3, 1): enough to compare release versions."""
+    numbers = []
+    for part in version.split('+')[0].split('.'):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

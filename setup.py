@@ -1,0 +1,85 @@
+"""Packaging of pacl-mmseg, with MIM's layout so that configs can be inherited."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
+
+
+def version() -> str:
+    text = (ROOT / 'pacl_mmseg' / 'version.py').read_text()
+    return re.search(r"__version__ = '(.+)'", text).group(1)
+
+
+def add_mim_extension() -> None:
+    """Put configs and tools under ``pacl_mmseg/.mim``, where MMEngine looks for them.
+
+    Linked for an editable install, copied into a wheel or source distribution.
+    """
+    editable = {'develop', 'editable_wheel', 'dist_info'} & set(sys.argv)
+    mim = ROOT / 'pacl_mmseg' / '.mim'
+    mim.mkdir(exist_ok=True)
+    for name in MIM_FILES:
+        source, target = ROOT / name, mim / name
+        if not source.exists():  # a source distribution has them in place already
+            continue
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        elif target.is_dir():
+            shutil.rmtree(target)
+        if editable:
+            target.symlink_to(source.resolve())
+        elif source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy(source, target)
+
+
+if {'develop', 'editable_wheel', 'bdist_wheel', 'sdist', 'install'} & set(sys.argv):
+    add_mim_extension()
+
+setup(
+    name='pacl-mmseg',
+    version=version(),
+    description='Open-vocabulary segmentation with Patch Aligned Contrastive Learning '
+    '(PACL) as an MMSegmentation plugin',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['pacl_mmseg', 'pacl_mmseg.*']),
+    include_package_data=True,
+    install_requires=[
+        'torch>=2.5',  # register_state_dict_post_hook, safe_globals
+        'torchvision',
+        'numpy',
+        'Pillow',
+        'open_clip_torch>=3.0',  # vision and text towers, tokenizers
+        'ftfy',  # MMSeg's tokenizer, caption cleaning
+        'regex',  # MMSeg's tokenizer
+        'webdataset>=1.0',  # tar shards: the format of img2dataset's CC3M/CC12M/YFCC
+        'matplotlib',  # the quickstart's picture grid; MMEngine needs it anyway
+    ],
+    extras_require={
+        # The OpenMMLab packages, either family (never both): see pacl_mmseg/stack.py.
+        'onedl': [
+            'onedl-mmengine>=0.10.10',
+            'onedl-mmcv>=2.3.3',
+            'onedl-mmsegmentation>=1.3.3',
+            'onedl-mmpretrain>=1.3.3',
+        ],
+        'mmlab': [
+            'mmengine>=0.10.4',
+            'mmcv>=2.0.0,<2.2.0',  # mmsegmentation 1.2.2 refuses 2.2.0
+            'mmsegmentation>=1.2.2',
+            'mmpretrain>=1.2.0',
+        ],
+        'nouns': ['spacy'],  # noun prompts of real captions
+        'tests': ['pytest', 'ruff'],
+    },
+)

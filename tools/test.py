@@ -1,0 +1,65 @@
+"""Evaluate a checkpoint, zero-shot or not.
+
+    python tools/test.py configs/pacl_voc20.py work_dirs/pacl/iter_1000.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import cli
+from mmengine.config import ConfigDict
+from mmengine.runner import Runner
+
+from pacl_mmseg.registry import RUNNERS
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; none for models that need no training',
+    )
+    parser.add_argument('--out', help='directory to save predictions to, as PNG files')
+    parser.add_argument('--show', action='store_true', help='show painted images')
+    parser.add_argument('--show-dir', help='directory to save painted images to')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds to show an image for'
+    )
+    parser.add_argument('--tta', action='store_true', help='test time augmentation')
+    cli.add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Test and return the metrics."""
+    args = parse_args(argv)
+    cfg = cli.config_from(args)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        cfg.default_hooks.visualization.update(
+            draw=True, show=args.show, wait_time=args.wait_time
+        )
+        if args.show_dir:
+            cfg.visualizer.save_dir = args.show_dir
+    if args.tta:
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        cfg.model = cfg.tta_model
+    if args.out:
+        evaluators = cfg.test_evaluator
+        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
+            if 'IoUMetric' in metric.type:
+                metric.update(output_dir=args.out, keep_results=True)
+    # Only what testing needs: a config may also say how to train.
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg[key] = None
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return runner.test()
+
+
+if __name__ == '__main__':
+    cli.run(main)

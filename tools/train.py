@@ -1,0 +1,51 @@
+"""Train a model: an embedder on image-text data, or any MMSeg config.
+
+    python tools/train.py configs/pacl_vitb16_cc12m.py --work-dir work_dirs/pacl
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import cli
+from mmengine.runner import Runner
+
+from pacl_mmseg.registry import RUNNERS
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a model')
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from the newest checkpoint of the work dir, or from a given one',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision (float16; optim_wrapper.dtype=bfloat16 for bfloat16)',
+    )
+    cli.add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Runner:
+    """Train and return the runner."""
+    args = parse_args(argv)
+    cfg = cli.config_from(args)
+    if args.amp and cfg.optim_wrapper.type == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+if __name__ == '__main__':
+    cli.run(main)
