@@ -40,8 +40,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     cfg = cli.config_from(args)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
-        cfg.default_hooks.visualization.update(
-            draw=True, show=args.show, wait_time=args.wait_time
+        hooks = cfg.setdefault('default_hooks', ConfigDict())
+        hooks.visualization = dict(
+            type='SegVisualizationHook',
+            draw=True,
+            show=args.show,
+            wait_time=args.wait_time,
         )
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir

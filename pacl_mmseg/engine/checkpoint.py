@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -57,16 +58,20 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """Keep what ``weights_only`` loading accepts, drop the rest from containers."""
+    """Make a value one that ``weights_only`` loading accepts.
+
+    NumPy scalars become Python's; what has no plain form is left out of containers.
+    """
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if _is_plain(v)}
+        return {k: plain(v) for k, v in value.items() if _has_plain_form(v)}
     if isinstance(value, (list, tuple)):
-        return type(value)(plain(v) for v in value if _is_plain(v))
-    return value
+        return type(value)(plain(v) for v in value if _has_plain_form(v))
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_plain(value: Any) -> bool:
-    return type(value) in (dict, list, tuple) or isinstance(value, PLAIN)
+def _has_plain_form(value: Any) -> bool:
+    containers = (dict, OrderedDict, list, tuple)
+    return type(value) in containers or isinstance(value, (*PLAIN, np.generic))
 
 
 def random_state() -> dict[str, Any]:

@@ -52,7 +52,9 @@ class PretrainLoop(IterBasedTrainLoop):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dataloader_iterator = _EndlessBatches(self.dataloader)
-        self.shard_progress = ShardProgress()
+        self.shard_progress = ShardProgress(
+            getattr(self.dataloader.dataset, 'state', None)
+        )
         self._resumed_random_state: dict | None = None
 
     @property

@@ -38,6 +38,7 @@ class ContrastivePretrainRunner(Runner):
 
     rank_states: list[dict] | None = None
     _loaded: dict | None = None
+    _training = False
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
@@ -60,6 +61,7 @@ class ContrastivePretrainRunner(Runner):
             f'Training {sum(p.numel() for p in trained):,} parameters; '
             f'{sum(p.numel() for p in self.bare_model.parameters()):,} in all.'
         )
+        self._training = True
         return super().train()
 
     def save_checkpoint(
@@ -114,7 +116,7 @@ class ContrastivePretrainRunner(Runner):
             for name, value in model.named_parameters()
             if value.requires_grad and name not in weights
         ]
-        if missing and (self._resume or self._train_loop is None):
+        if missing and (self._resume or not self._training):
             raise RuntimeError(
                 f'{filename} lacks {len(missing)} trained parameters of this model '
                 f'(the first is {missing[0]}): it belongs to another config.'

@@ -1,0 +1,417 @@
+"""Small World: procedural image-text scenes with exact segmentation masks.
+
+A scene shows two to four overlapping objects on a noisy grey background. Each
+object is one of 36 classes, a texture x a colour ("striped red"), in one of
+five shapes; shape and place are neither part of the class nor of the caption.
+Six classes are held out of the ``train`` split, images and captions alike, so
+that ``val`` and ``test`` also measure names that were never read. Nothing has to
+be downloaded: a scene is a pure function of ``(seed, split, index, size)``.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmseg.datasets import BaseSegDataset
+
+from pacl_mmseg.registry import DATASETS
+
+COLOURS = {
+    'red': (215, 35, 40),
+    'green': (45, 175, 50),
+    'blue': (45, 75, 230),
+    'yellow': (235, 215, 40),
+    'purple': (175, 50, 205),
+    'cyan': (45, 210, 215),
+}
+TEXTURES = ('plain', 'striped', 'checked', 'dotted', 'gridded', 'speckled')
+
+CLASSES = tuple(f'{texture} {colour}' for texture in TEXTURES for colour in COLOURS)
+# The diagonal of the table: each texture and each colour is held out once, so
+# all of the words of a held-out name are seen in training, but never together.
+HELD_OUT = tuple(
+    f'{texture} {colour}' for texture, colour in zip(TEXTURES, COLOURS, strict=True)
+)
+SEEN = tuple(name for name in CLASSES if name not in HELD_OUT)
+# For display only: the colour itself, darker from one texture to the next.
+PALETTE = [
+    [round(channel * (1 - 0.12 * step)) for channel in rgb]
+    for step in range(len(TEXTURES))
+    for rgb in COLOURS.values()
+]
+
+IGNORE_INDEX = 255
+SPLITS = {'train': 0, 'val': 1, 'test': 2}
+# Raise this whenever the same index would give another picture, so that files
+# cached by an earlier version are not taken for the present ones.
+VERSION = 1
+
+MIN_OBJECTS, MAX_OBJECTS = 2, 4
+# Diameter of the circle of the same area, as a fraction of the image's side.
+MIN_DIAMETER, MAX_DIAMETER = 0.36, 0.58
+# Smallest area that must stay visible, as a fraction of the image.
+MIN_VISIBLE = 0.06
+MAX_TRIES = 20
+
+PREFIXES = ('', '', 'a photo of ', 'a picture of ', 'an image showing ', 'there is ')
+THINGS = ('thing', 'object', 'shape', 'item', 'figure')
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered scene.
+
+    Attributes:
+        image: RGB, uint8, (H, W, 3).
+        mask: class index of each pixel, 255 on the background, uint8, (H, W).
+        caption: a sentence that mentions every visible object.
+        nouns: the class names in the caption, in the order they are mentioned.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    caption: str
+    nouns: tuple[str, ...]
+
+
+def render_scene(
+    index: int, *, split: str = 'train', seed: int = 0, size: int = 64
+) -> Scene:
+    """Render the scene ``index`` of a split, ``size`` x ``size`` pixels.
+
+    The classes of one scene are distinct and equally likely: out of ``SEEN`` in
+    the ``train`` split, out of all ``CLASSES`` in the others.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'split must be one of {tuple(SPLITS)}, not {split!r}')
+    rng = np.random.default_rng([seed, SPLITS[split], index])
+    names = SEEN if split == 'train' else CLASSES
+
+    owner = _place_objects(rng, rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1), size)
+    num_objects = owner.max()
+    chosen = rng.choice(len(names), num_objects, replace=False)
+    class_ids = [CLASSES.index(names[i]) for i in chosen]
+
+    image = _paint(rng, owner, class_ids)
+    mask = np.array([IGNORE_INDEX, *class_ids], dtype=np.uint8)[owner]
+    nouns = tuple(CLASSES[class_ids[i]] for i in rng.permutation(num_objects))
+    return Scene(image, mask, _describe(rng, nouns), nouns)
+
+
+# --------------------------------------------------------------------- shapes
+
+
+def _place_objects(rng: np.random.Generator, wanted: int, size: int) -> np.ndarray:
+    """Place up to ``wanted`` objects, later ones in front of earlier ones.
+
+    An object that is too small, or hides too much of another, is drawn anew; it
+    is dropped when ``MAX_TRIES`` did not suffice.
+
+    Returns:
+        0 on the background and i on the visible part of the i-th object,
+        uint8, (size, size).
+    """
+    owner = np.zeros((size, size), dtype=np.uint8)
+    placed = 0
+    for _ in range(wanted):
+        for _ in range(MAX_TRIES):
+            trial = owner.copy()
+            trial[_draw_shape(rng, size)] = placed + 1
+            visible = np.bincount(trial.ravel(), minlength=placed + 2)[1:]
+            if visible.min() >= MIN_VISIBLE * size * size:
+                owner = trial
+                placed += 1
+                break
+    return owner
+
+
+def _draw_shape(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Draw one random shape: bool, (size, size)."""
+    radius = 0.5 * rng.uniform(MIN_DIAMETER, MAX_DIAMETER) * size
+    centre_x, centre_y = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
+    axis = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    x = (axis - np.float32(centre_x))[None, :]
+    y = (axis - np.float32(centre_y))[:, None]
+    # Coordinates in the shape's own frame, where its area is that of the unit
+    # circle, pi.
+    u, v = cos * x + sin * y, cos * y - sin * x
+    return SHAPES[rng.integers(len(SHAPES))](rng, u, v)
+
+
+def _circle(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u * u + v * v < 1
+
+
+def _ellipse(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    aspect = np.float32(rng.uniform(1.3, 1.8))
+    return u * u / aspect + v * v * aspect < 1
+
+
+def _rectangle(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    stretch = np.float32(rng.uniform(1, 1.6) ** 0.5)
+    half_side = np.float32(np.sqrt(np.pi) / 2)
+    return np.maximum(abs(u) / stretch, abs(v) * stretch) < half_side
+
+
+def _triangle(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    inner_radius = np.float32(np.sqrt(np.pi / np.sqrt(27)))
+    # The two slanted sides are mirror images of one another, hence the abs.
+    slant = np.float32(np.sqrt(0.75)) * abs(u) - v / 2
+    return np.maximum(v, slant) < inner_radius
+
+
+def _blob(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    lobes, depth = rng.integers(3, 6), np.float32(rng.uniform(0.15, 0.3))
+    edge = 1 + depth * np.cos(lobes * np.arctan2(v, u))
+    return u * u + v * v < edge * edge
+
+
+SHAPES: tuple[Callable[..., np.ndarray], ...] = (
+    _circle,
+    _ellipse,
+    _rectangle,
+    _triangle,
+    _blob,
+)
+
+
+# ----------------------------------------------------------- colour and texture
+
+
+def _paint(
+    rng: np.random.Generator, owner: np.ndarray, class_ids: Sequence[int]
+) -> np.ndarray:
+    """Paint the objects of ``owner`` (H, W): RGB, uint8, (H, W, 3)."""
+    size = len(owner)
+    image = _background(rng, size).reshape(-1, 3)
+    base_colours = tuple(COLOURS.values())
+    for number, class_id in enumerate(class_ids, 1):
+        texture, colour = divmod(class_id, len(COLOURS))
+        light = np.array(base_colours[colour]) * rng.uniform(0.88, 1.05)
+        light += rng.uniform(-12, 12, 3)
+        dark = light * rng.uniform(0.25, 0.4)
+        pixels = np.flatnonzero(owner == number)
+        is_dark = _is_dark(rng, TEXTURES[texture], pixels % size, pixels // size)
+        image[pixels] = np.stack([light, dark])[is_dark.astype(np.intp)]
+    image += 6 * rng.standard_normal(image.shape, dtype=np.float32)
+    return image.clip(0, 255).astype(np.uint8).reshape(size, size, 3)
+
+
+def _is_dark(
+    rng: np.random.Generator, texture: str, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Whether the texture is dark at the pixels (x, y): bool, of x's shape.
+
+    Periods are in pixels, whatever the size of the image: an 8 x 8 patch shows at
+    least one period of every texture.
+    """
+    if texture == 'plain':
+        return np.zeros(x.shape, dtype=bool)
+    if texture == 'speckled':
+        return rng.random(x.shape, dtype=np.float32) < 0.35
+    angle = rng.uniform(-0.15, 0.15)
+    shift_u, shift_v = rng.uniform(0, 6, 2)
+    u = np.cos(angle) * x + np.sin(angle) * y + shift_u
+    v = np.cos(angle) * y - np.sin(angle) * x + shift_v
+    if texture == 'striped':
+        return _fraction(u / 4) < 0.5
+    if texture == 'checked':
+        return (_fraction(u / 6) < 0.5) ^ (_fraction(v / 6) < 0.5)
+    if texture == 'dotted':
+        du, dv = _fraction(u / 5) - 0.5, _fraction(v / 5) - 0.5
+        return du * du + dv * dv < 0.32**2
+    if texture == 'gridded':
+        return np.minimum(_fraction(u / 6), _fraction(v / 6)) < 0.24
+    raise ValueError(f'unknown texture {texture!r}')
+
+
+def _fraction(x: np.ndarray) -> np.ndarray:
+    return x - np.floor(x)
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Smooth noise of a greyish colour: float32, (size, size, 3)."""
+    spread = _spread_matrix(size)
+    coarse = rng.uniform(-25, 25, (spread.shape[1],) * 2).astype(np.float32)
+    grey = rng.uniform(80, 180) + rng.uniform(-6, 6, 3)
+    return (spread @ coarse @ spread.T)[..., None] + grey.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _spread_matrix(size: int, knots: int = 6) -> np.ndarray:
+    """Linear interpolation from ``knots`` points to ``size``: (size, knots)."""
+    place = np.linspace(0, knots - 1, size, dtype=np.float32)[:, None]
+    return np.maximum(0, 1 - abs(place - np.arange(knots, dtype=np.float32)))
+
+
+# -------------------------------------------------------------------- captions
+
+
+def _describe(rng: np.random.Generator, nouns: Sequence[str]) -> str:
+    """Write a sentence that mentions all ``nouns`` in the given order."""
+    prefix = PREFIXES[rng.integers(len(PREFIXES))]
+    thing = THINGS[rng.integers(len(THINGS))]
+    items = [f'a {noun} {thing}' for noun in nouns]
+    if len(items) == 2 and rng.random() < 0.3:
+        return f'{prefix}{items[0]} next to {items[1]}'
+    if rng.random() < 0.3:
+        return prefix + ' and '.join(items)
+    return f'{prefix}{", ".join(items[:-1])} and {items[-1]}'
+
+
+# -------------------------------------------------------------------- datasets
+
+
+class _SmallWorld:
+    """What the two datasets share; comes before the dataset class as a base.
+
+    Scenes are rendered when they are asked for and never kept. With ``cache_dir``
+    each one asked for is also written there as PNG, once, for whatever reads
+    ``img_path`` again (``SegVisualizationHook`` does); otherwise ``img_path`` is
+    but a name.
+    """
+
+    def __init__(
+        self,
+        num_scenes: int,
+        split: str = 'train',
+        seed: int = 0,
+        size: int = 64,
+        cache_dir: str | None = None,
+        **kwargs,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f'split must be one of {tuple(SPLITS)}, not {split!r}')
+        self.num_scenes = num_scenes
+        self.split = split
+        self.seed = seed
+        self.size = size
+        self.cache_dir = cache_dir
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(scene_index=index) for index in range(self.num_scenes)]
+
+    def _load_scene(self, info: dict) -> Scene:
+        """Render the scene of ``info`` and add to it what both datasets give."""
+        index = info['scene_index']
+        scene = render_scene(index, split=self.split, seed=self.seed, size=self.size)
+        info['key'] = f'small_world/{self.split}/{index:06d}'
+        info['img_path'] = info['key']
+        if self.cache_dir is not None:
+            image_path, mask_path = self._cache_paths(index)
+            _save_scene(scene, image_path, mask_path)
+            info['img_path'] = str(image_path)
+        info['img'] = np.ascontiguousarray(scene.image[..., ::-1])  # BGR, as MMCV's
+        info['img_shape'] = info['ori_shape'] = scene.mask.shape
+        return scene
+
+    def _cache_paths(self, index: int) -> tuple[Path, Path]:
+        """Where the image and the mask of a scene are cached."""
+        world = f'v{VERSION}_seed{self.seed}_size{self.size}'
+        root, name = Path(self.cache_dir, world, self.split), f'{index:06d}.png'
+        return root / 'images' / name, root / 'masks' / name
+
+
+@DATASETS.register_module()
+class SmallWorldCaptions(_SmallWorld, BaseDataset):
+    """Small World as image-text pairs.
+
+    A pipeline starts after the loading: it gets ``img`` (BGR, uint8, (H, W, 3)),
+    ``img_shape``, ``ori_shape``, ``img_path``, ``key``, ``caption``, ``captions``
+    (a list of that one) and ``nouns`` (the class names in the caption).
+
+    Args:
+        num_scenes: the number of scenes.
+        split: 'train', 'val' or 'test'.
+        seed: of the world, not of the run.
+        size: the side of the images in pixels.
+        cache_dir: where to write the scenes asked for as PNG. Default: nowhere.
+        **kwargs: of :class:`mmengine.dataset.BaseDataset`.
+    """
+
+    def get_data_info(self, idx: int) -> dict:
+        info = super().get_data_info(idx)
+        scene = self._load_scene(info)
+        info['caption'] = scene.caption
+        info['captions'] = [scene.caption]
+        info['nouns'] = list(scene.nouns)
+        return info
+
+
+@DATASETS.register_module()
+class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
+    """Small World as a segmentation dataset, the background being ignored.
+
+    A pipeline starts after the loading: it gets ``img`` (BGR, uint8, (H, W, 3)),
+    ``gt_seg_map`` (uint8, (H, W)), ``seg_fields``, ``img_shape``, ``ori_shape``,
+    ``img_path``, ``seg_map_path`` and ``reduce_zero_label``. With
+    ``metainfo=dict(classes=...)`` pixels of all other classes are ignored.
+
+    Args:
+        num_scenes: the number of scenes.
+        split: 'train', 'val' or 'test'.
+        seed: of the world, not of the run.
+        size: the side of the images in pixels.
+        cache_dir: where to write the scenes asked for as PNG. Default: nowhere.
+            The masks written there always have all classes.
+        **kwargs: of :class:`mmseg.datasets.BaseSegDataset`.
+    """
+
+    METAINFO = dict(classes=CLASSES, palette=PALETTE)
+
+    def get_data_info(self, idx: int) -> dict:
+        info = super().get_data_info(idx)
+        mask = self._load_scene(info).mask
+        if self.label_map is not None:
+            table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+            table[list(self.label_map)] = list(self.label_map.values())
+            mask = table[mask]
+        info['seg_map_path'] = info['img_path']
+        if self.cache_dir is not None:
+            info['seg_map_path'] = str(self._cache_paths(info['scene_index'])[1])
+        info['gt_seg_map'] = mask
+        info['seg_fields'] = ['gt_seg_map']
+        info['reduce_zero_label'] = False
+        return info
+
+
+def export_scenes(
+    out_dir: str | Path, split: str, num: int, seed: int = 0, size: int = 64
+) -> None:
+    """Write scenes as files, in the layout other tools expect.
+
+    ``images/000000.png``, ``masks/000000.png`` (class indices) and
+    ``captions.tsv``, whose lines are the image's path and its caption.
+    """
+    out_dir = Path(out_dir)
+    lines = []
+    for index in range(num):
+        scene = render_scene(index, split=split, seed=seed, size=size)
+        name = f'{index:06d}.png'
+        _save_scene(scene, out_dir / 'images' / name, out_dir / 'masks' / name)
+        lines.append(f'images/{name}\t{scene.caption}\n')
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / 'captions.tsv').write_text(''.join(lines), encoding='utf-8')
+
+
+def _save_scene(scene: Scene, image_path: Path, mask_path: Path) -> None:
+    for path, array in ((image_path, scene.image[..., ::-1]), (mask_path, scene.mask)):
+        if not path.exists():
+            _write_png(path, array)
+
+
+def _write_png(path: Path, array: np.ndarray) -> None:
+    """Write a PNG such that no other process ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, data = cv2.imencode('.png', array)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)

@@ -1,0 +1,161 @@
+"""Choosing, cleaning and augmenting captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ftfy
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.prompts import get_templates
+from pacl_mmseg.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class PickCaption(BaseTransform):
+    """Choose one of a sample's captions and clean it, or drop the sample.
+
+    Bytes are decoded as UTF-8, bad ones being replaced; mis-encoded text is
+    mended with ``ftfy``; runs of white space become one blank. A caption that is
+    then empty is counted and its sample dropped (``None`` is returned).
+
+    Required keys: ``captions`` (list[str | bytes]) or ``caption``.
+    Added keys: ``caption`` (str).
+
+    Args:
+        max_chars (int): Longer captions are cut at a word boundary, and counted.
+            The tokenizer cuts to its own length in any case. Defaults to 1000.
+
+    Raises:
+        ValueError: If ``max_chars`` is not positive.
+    """
+
+    def __init__(self, max_chars: int = 1000) -> None:
+        if max_chars < 1:
+            raise ValueError(f'max_chars must be positive, got {max_chars}')
+        self.max_chars = max_chars
+        self.counts = sample_counts
+
+    def transform(self, results: dict) -> dict | None:
+        """Choose and clean.
+
+        Args:
+            results (dict): The sample.
+
+        Returns:
+            dict | None: The sample with its caption, or None.
+        """
+        captions = results.get('captions') or [results.get('caption')]
+        caption = captions[np.random.randint(len(captions))]
+        if isinstance(caption, bytes):
+            try:
+                caption = caption.decode('utf-8')
+            except UnicodeDecodeError:
+                self.counts.add('undecodable_text')
+                caption = caption.decode('utf-8', errors='replace')
+        caption = caption if isinstance(caption, str) else ''
+        caption = ' '.join(ftfy.fix_text(caption).split())
+        if not caption:
+            self.counts.add('empty_caption')
+            return None
+        if len(caption) > self.max_chars:
+            self.counts.add('truncated_caption')
+            # One character more, so that a word that just fits is kept.
+            head, blank, _ = caption[: self.max_chars + 1].rpartition(' ')
+            caption = head if blank else caption[: self.max_chars]
+        results['caption'] = caption
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(max_chars={self.max_chars})'
+
+
+@TRANSFORMS.register_module()
+class NounPrompt(BaseTransform):
+    """Now and then replace the caption by a prompt made of one of its nouns.
+
+    PACL trains on captions and on prompts such as ``a photo of the large dog.``,
+    whose nouns are found in the captions with spaCy.
+
+    Required keys: ``caption``; optional: ``nouns`` (list[str]).
+    Modified keys: ``caption``; one without nouns stays as it is.
+
+    Args:
+        prob (float): Probability of a replacement. Defaults to 0.5.
+        templates (str | Sequence[str]): See
+            :func:`pacl_mmseg.prompts.get_templates`. Defaults to ``'pacl7'``.
+        nouns (str): ``'given'`` uses the sample's ``nouns``; ``'spacy'`` finds
+            common nouns with spaCy; ``'auto'`` uses what is given and spaCy where
+            nothing is. Defaults to ``'auto'``.
+        spacy_model (str): The spaCy pipeline. Defaults to ``'en_core_web_sm'``.
+
+    Raises:
+        ValueError: If an argument is not one of the above.
+        ImportError: If spaCy or its pipeline is needed and not installed: at
+            construction for ``'spacy'``, at the first caption for ``'auto'``.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        templates: str | Sequence[str] = 'pacl7',
+        nouns: str = 'auto',
+        spacy_model: str = 'en_core_web_sm',
+    ) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f'prob must lie between 0 and 1, got {prob}')
+        if nouns not in ('auto', 'spacy', 'given'):
+            raise ValueError(f"nouns must be 'auto', 'spacy' or 'given', got {nouns!r}")
+        self.prob = prob
+        self.templates = get_templates(templates)
+        self.nouns = nouns
+        self.spacy_model = spacy_model
+        self._tagger = _load_spacy(spacy_model) if nouns == 'spacy' else None
+
+    def transform(self, results: dict) -> dict:
+        """Replace the caption, or leave it.
+
+        Args:
+            results (dict): The sample.
+
+        Returns:
+            dict: The sample.
+        """
+        if np.random.rand() >= self.prob:
+            return results
+        nouns = self._find_nouns(results)
+        if nouns:
+            noun = nouns[np.random.randint(len(nouns))]
+            template = self.templates[np.random.randint(len(self.templates))]
+            results['caption'] = template.replace('{}', noun)
+        return results
+
+    def _find_nouns(self, results: dict) -> list[str]:
+        if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
+            return results.get('nouns') or []
+        if self._tagger is None:
+            self._tagger = _load_spacy(self.spacy_model)
+        words = self._tagger(results['caption'])
+        return [word.text.lower() for word in words if word.pos_ == 'NOUN']
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(prob={self.prob}, nouns={self.nouns!r}, '
+            f'templates={self.templates})'
+        )
+
+
+def _load_spacy(model: str):
+    try:
+        import spacy
+
+        # Parts of speech are all that is needed.
+        return spacy.load(model, exclude=['parser', 'ner', 'lemmatizer'])
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f'NounPrompt finds nouns with spaCy and its pipeline {model!r}: run '
+            f'`pip install spacy` and `python -m spacy download {model}`, or set '
+            "nouns='given' for data that brings its own nouns."
+        ) from error

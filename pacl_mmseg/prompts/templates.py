@@ -1,0 +1,79 @@
+"""Named sets of prompt templates."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    'plain': ('{}',),
+    'photo': ('a photo of a {}.',),
+    # The seven of CLIP's prompt-engineering notebook that PACL uses.
+    'pacl7': (
+        'itap of a {}.',
+        'a bad photo of the {}.',
+        'a origami {}.',
+        'a photo of the large {}.',
+        '{} in a video game.',
+        'art of the {}.',
+        'a photo of the small {}.',
+    ),
+}
+"""The sets written out here. :func:`get_templates` knows two more, which it
+takes from the library that publishes them: ``imagenet80`` and ``vild``."""
+
+
+def _imagenet80() -> tuple[str, ...]:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template('{}') for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def _vild() -> tuple[str, ...]:
+    from mmseg.utils import get_predefined_templates
+
+    return tuple(get_predefined_templates('vild'))
+
+
+_BORROWED: dict[str, Callable[[], tuple[str, ...]]] = {
+    'imagenet80': _imagenet80,
+    'vild': _vild,
+}
+
+
+def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """Resolve a named template set, or check templates given in full.
+
+    Args:
+        templates (str | Sequence[str]): ``'plain'``, ``'photo'``, ``'pacl7'``,
+            ``'imagenet80'``, ``'vild'``, or a sequence of templates in each of
+            which ``{}`` stands for the name.
+
+    Returns:
+        tuple[str, ...]: The templates.
+
+    Raises:
+        ValueError: If the name is unknown, the sequence is empty, or a
+            template does not contain ``{}`` exactly once.
+    """
+    if isinstance(templates, str):
+        if templates in TEMPLATES:
+            return TEMPLATES[templates]
+        if templates in _BORROWED:
+            return _BORROWED[templates]()
+        names = sorted([*TEMPLATES, *_BORROWED])
+        nearest = difflib.get_close_matches(templates, names, n=1)
+        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+        raise ValueError(
+            f'unknown template set {templates!r}; known sets: {", ".join(names)}.'
+            f'{hint} (Give templates of your own as a list.)'
+        )
+    templates = tuple(templates)
+    if not templates:
+        raise ValueError('at least one template is needed, got an empty sequence')
+    for template in templates:
+        if template.count('{}') != 1:
+            raise ValueError(
+                f"a template must contain '{{}}' exactly once, got {template!r}"
+            )
+    return templates

@@ -1,0 +1,101 @@
+"""Class names and their synonyms."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_DATA = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names a segmentation is made of; several names may mean one class.
+
+    Args:
+        names (tuple[str, ...]): Every name, flat, class after class.
+        class_of (tuple[int, ...]): The class index of each name.
+        classes (tuple[str, ...]): The first name of each class.
+    """
+
+    names: tuple[str, ...]
+    class_of: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def from_list(cls, entries: Sequence[str | Sequence[str]]) -> Vocabulary:
+        """Build a vocabulary from one entry per class.
+
+        The same name may stand in two classes, as it does in some published
+        files; a name repeated within a class is kept once.
+
+        Args:
+            entries (Sequence[str | Sequence[str]]): Per class a name, a string
+                of comma-separated synonyms (``'person, people, man'``), or a
+                sequence of synonyms.
+
+        Returns:
+            Vocabulary: The vocabulary.
+
+        Raises:
+            ValueError: If there is no entry, or a name is empty.
+        """
+        if isinstance(entries, str):
+            entries = [entries]
+        names: list[str] = []
+        class_of: list[int] = []
+        classes: list[str] = []
+        for index, entry in enumerate(entries):
+            parts = entry.split(',') if isinstance(entry, str) else entry
+            synonyms = list(dict.fromkeys(part.strip() for part in parts))
+            if not synonyms or '' in synonyms:
+                raise ValueError(f'class {index} has an empty name: {entry!r}')
+            names += synonyms
+            class_of += [index] * len(synonyms)
+            classes.append(synonyms[0])
+        if not classes:
+            raise ValueError('a vocabulary needs at least one class')
+        return cls(tuple(names), tuple(class_of), tuple(classes))
+
+    def without_first_class(self) -> Vocabulary:
+        """The vocabulary without class 0, for rules that decide background."""
+        keep = [index for index, of in enumerate(self.class_of) if of > 0]
+        return Vocabulary(
+            tuple(self.names[index] for index in keep),
+            tuple(self.class_of[index] - 1 for index in keep),
+            self.classes[1:],
+        )
+
+    @classmethod
+    def from_dataset(cls, name: str) -> Vocabulary:
+        """Look up the vocabulary of a benchmark.
+
+        Args:
+            name (str): A name list of this package (``voc20``, ``voc21``), or
+                a dataset known to ``mmseg.utils.get_classes``.
+
+        Returns:
+            Vocabulary: The vocabulary.
+
+        Raises:
+            ValueError: If the dataset is unknown.
+        """
+        from mmseg.utils import get_classes
+        from mmseg.utils.class_names import dataset_aliases
+
+        files = {path.stem: path for path in _DATA.glob('*.txt')}
+        if name in files:
+            return cls.from_list(files[name].read_text(encoding='utf-8').splitlines())
+        aliases = [alias for group in dataset_aliases.values() for alias in group]
+        if name in aliases:
+            # One name per class: what mmseg writes is never a synonym list.
+            return cls.from_list([[entry] for entry in get_classes(name)])
+        known = sorted([*files, *aliases])
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+        raise ValueError(
+            f'no class names are known for dataset {name!r}; known: '
+            f'{", ".join(known)}.{hint}'
+        )

@@ -1,0 +1,374 @@
+import copy
+import io
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from pacl_mmseg.datasets.counts import REASONS, SampleCounts, sample_counts
+from pacl_mmseg.datasets.transforms import (
+    CLIPResizeCrop,
+    LoadPILImage,
+    NounPrompt,
+    PickCaption,
+)
+from pacl_mmseg.registry import TRANSFORMS
+
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = Path(os.environ.get('PACL_SHARED_DATA', ROOT.parent / 'shared' / 'data'))
+
+
+@pytest.fixture(autouse=True)
+def zero_counts():
+    sample_counts.reset()
+
+
+def counted() -> dict:
+    return {reason: n for reason, n in sample_counts.totals().items() if n}
+
+
+def encode(image: Image.Image, kind: str = 'PNG', **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(height: int = 40, width: int = 60) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 4, y * 6, (x + y) * 2], -1).astype(np.uint8)
+
+
+def load(data: bytes) -> dict | None:
+    return LoadPILImage()(dict(img_bytes=data, img_path='a.png', key='a'))
+
+
+def test_load_rgb_is_bgr_and_exact(tmp_path):
+    path = tmp_path / 'a.png'
+    Image.fromarray(gradient()).save(path)
+    results = LoadPILImage()(dict(img_path=str(path)))
+    assert results['img'].dtype == np.uint8
+    assert results['img'].flags['C_CONTIGUOUS']
+    assert (results['img'][..., ::-1] == gradient()).all()
+    assert results['img_shape'] == results['ori_shape'] == (40, 60)
+    assert counted() == {}
+
+
+def test_load_bytes_are_taken_out_of_the_sample():
+    results = load(encode(Image.fromarray(gradient())))
+    assert 'img_bytes' not in results
+    assert results['img'].shape == (40, 60, 3)
+
+
+def test_load_grayscale():
+    gray = gradient()[..., 0]
+    results = load(encode(Image.fromarray(gray)))
+    assert (results['img'] == gray[..., None]).all()
+    assert counted() == {'converted_image': 1}
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF'])
+def test_load_16_bit_is_scaled_not_clipped(kind):
+    wide = np.linspace(0, 65535, 2400).reshape(40, 60).astype(np.uint16)
+    results = load(encode(Image.fromarray(wide), kind))
+    assert np.abs(results['img'][..., 0] - wide / 257).max() <= 0.51
+    assert results['img'].max() == 255
+    assert counted() == {'converted_image': 1}
+
+
+def test_load_cmyk():
+    cmyk = Image.new('CMYK', (8, 8), (0, 255, 255, 0))
+    results = load(encode(cmyk, 'JPEG', quality=95))
+    blue, green, red = results['img'][4, 4].astype(int)
+    assert red > 200 and green < 60 and blue < 60
+    assert counted() == {'converted_image': 1}
+
+
+def test_load_palette_with_transparency():
+    palette = Image.new('P', (4, 2), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.paste(1, (2, 0, 4, 2))
+    results = load(encode(palette, transparency=0))
+    assert results['img'][0, 0].tolist() == [255, 255, 255]  # transparent: white
+    assert results['img'][0, 3].tolist() == [255, 0, 0]  # blue
+    assert counted() == {'converted_image': 1}
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA'])
+def test_load_alpha_is_laid_over_white(mode):
+    image = Image.new(mode, (4, 4), (0, 0, 0, 0) if mode == 'RGBA' else (0, 0))
+    image.putpixel((1, 1), (0, 0, 0, 255) if mode == 'RGBA' else (0, 255))
+    results = load(encode(image))
+    assert results['img'][0, 0].tolist() == [255, 255, 255]
+    assert results['img'][1, 1].tolist() == [0, 0, 0]
+
+
+def test_load_does_not_apply_exif_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    results = load(encode(Image.fromarray(gradient()), 'JPEG', exif=exif))
+    assert results['img_shape'] == (40, 60)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('part', [0.0, 0.1, 0.5, 0.9])
+def test_truncated_image_is_dropped(kind, part):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    assert load(data[: int(len(data) * part)]) is None
+    assert counted() == {'corrupt_image': 1}
+
+
+def test_damaged_bytes_in_png_are_noticed():
+    intact = encode(Image.fromarray(gradient()))
+    for place in range(len(intact)):
+        data = bytearray(intact)
+        data[place] ^= 0xFF
+        results = load(bytes(data))
+        assert results is None or (results['img'][..., ::-1] == gradient()).all()
+    assert counted()['corrupt_image'] > len(intact) // 2
+
+
+def test_text_in_place_of_an_image_is_dropped():
+    assert load(b'<html>404 not found</html>') is None
+    assert counted() == {'corrupt_image': 1}
+
+
+def test_missing_file_is_dropped(tmp_path):
+    assert LoadPILImage()(dict(img_path=str(tmp_path / 'no.jpg'))) is None
+    assert counted() == {'missing_file': 1}
+
+
+def test_decompression_bomb_is_dropped(monkeypatch):
+    data = encode(Image.fromarray(gradient()))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert load(data) is None
+    assert counted() == {'corrupt_image': 1}
+
+
+def photographs() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    sizes = [(37, 91), (300, 224), (224, 224), (500, 333)]
+    images = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    return [*images, gradient()]
+
+
+@pytest.mark.parametrize(
+    'model, pretrained',
+    [
+        ('ViT-B-16', 'openai'),
+        ('ViT-B-16', None),
+        ('ViT-B-16-SigLIP', 'webli'),  # squashes, does not crop
+        ('ViT-L-14-336-quickgelu', 'openai'),
+    ],
+)
+def test_center_crop_is_that_of_open_clip(model, pretrained):
+    tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    reference = open_clip.image_transform(
+        open_clip.get_model_config(model)['vision_cfg']['image_size'],
+        is_train=False,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        resize_mode=tag.get('resize_mode'),
+        interpolation=tag.get('interpolation'),
+    )
+    transform = CLIPResizeCrop(model, pretrained)
+    for rgb in photographs():
+        results = transform(dict(img=rgb[..., ::-1].copy()))
+        expected = (reference(Image.fromarray(rgb)) * 255).round().byte()
+        got = torch.from_numpy(results['img'][..., ::-1].copy()).permute(2, 0, 1)
+        assert torch.equal(got, expected)
+        assert results['img_shape'] == tuple(expected.shape[1:])
+
+
+def test_inline_architecture_sets_the_size():
+    model = dict(embed_dim=8, vision_cfg=dict(image_size=48), text_cfg=dict())
+    results = CLIPResizeCrop(model)(dict(img=gradient()))
+    assert results['img'].shape == (48, 48, 3)
+
+
+def test_random_crop_follows_torch_generator_and_scale():
+    transform = CLIPResizeCrop('ViT-B-32', crop='random', scale=(0.2, 0.4))
+    image = np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)
+
+    def crop(seed: int) -> np.ndarray:
+        torch.manual_seed(seed)
+        return transform(dict(img=image))['img']
+
+    assert crop(0).shape == (224, 224, 3)
+    assert (crop(0) == crop(0)).all()
+    assert (crop(0) != crop(1)).any()
+
+
+def test_unknown_model_and_crop_are_refused():
+    with pytest.raises(ValueError, match='ViT-B-16'):
+        CLIPResizeCrop('ViT-B-16x')
+    with pytest.raises(ValueError, match='center'):
+        CLIPResizeCrop('ViT-B-16', crop='centre')
+
+
+def test_pick_caption_picks_every_caption_and_cleans():
+    captions = ['  a  dog\n runs ', 'caf\u00c3\u00a9 at night', b'a cat']
+    picked = {PickCaption()(dict(captions=captions))['caption'] for _ in range(60)}
+    assert picked == {'a dog runs', 'café at night', 'a cat'}
+    assert counted() == {}
+
+
+def test_pick_caption_without_a_list():
+    assert PickCaption()(dict(caption=b'a cow'))['caption'] == 'a cow'
+
+
+def test_text_that_is_not_utf8_is_converted_and_counted():
+    caption = PickCaption()(dict(caption=b'a caf\xe9 table'))['caption']
+    assert caption == 'a caf\ufffd table'
+    assert counted() == {'undecodable_text': 1}
+
+
+@pytest.mark.parametrize('caption', ['', ' \n\t', b'', None, 3.0])
+def test_empty_caption_is_dropped(caption):
+    assert PickCaption()(dict(caption=caption)) is None
+    assert counted() == {'empty_caption': 1}
+
+
+def test_lone_surrogate_can_be_encoded():
+    caption = PickCaption()(dict(caption='a \ud83d dog'))['caption']
+    assert caption.encode('utf-8').endswith(b'dog')
+
+
+@pytest.mark.parametrize(
+    'text, expected', [('one two three', 'one two'), ('abcdefghijk', 'abcdefg')]
+)
+def test_long_caption_is_cut_between_words(text, expected):
+    assert PickCaption(max_chars=7)(dict(caption=text))['caption'] == expected
+    assert counted() == {'truncated_caption': 1}
+
+
+def test_noun_prompt_fills_templates_with_given_nouns():
+    transform = NounPrompt(prob=1, templates=['a {}.', 'the {}.'], nouns='given')
+    got = {
+        transform(dict(caption='a dog on grass', nouns=['dog', 'gr{}ss']))['caption']
+        for _ in range(80)
+    }
+    assert got == {'a dog.', 'the dog.', 'a gr{}ss.', 'the gr{}ss.'}
+
+
+def test_noun_prompt_probability():
+    transform = NounPrompt(prob=0.3, nouns='given')
+    np.random.seed(0)
+    captions = [
+        transform(dict(caption='x', nouns=['n']))['caption'] for _ in range(999)
+    ]
+    assert 0.25 < np.mean([caption != 'x' for caption in captions]) < 0.35
+
+
+@pytest.mark.parametrize('sample', [dict(caption='x'), dict(caption='x', nouns=[])])
+def test_noun_prompt_without_nouns_keeps_the_caption(sample):
+    assert NounPrompt(prob=1, nouns='given')(sample)['caption'] == 'x'
+
+
+def fake_spacy(monkeypatch, load):
+    monkeypatch.setitem(sys.modules, 'spacy', types.SimpleNamespace(load=load))
+
+
+def test_noun_prompt_takes_common_nouns_from_spacy(monkeypatch):
+    tags = dict(A='DET', Dog='NOUN', in_='ADP', Paris='PROPN')
+
+    def tagger(text):
+        return [types.SimpleNamespace(text=w, pos_=tags[w]) for w in text.split()]
+
+    fake_spacy(monkeypatch, lambda name, exclude: tagger)
+    transform = NounPrompt(prob=1, templates=['my {}'], nouns='spacy')
+    assert transform(dict(caption='A Dog in_ Paris'))['caption'] == 'my dog'
+
+
+@pytest.mark.parametrize('installed', [False, True])
+def test_missing_spacy_or_model_is_explained(monkeypatch, installed):
+    if installed:
+
+        def no_model(name, exclude):
+            raise OSError(f"[E050] Can't find model {name!r}")
+
+        fake_spacy(monkeypatch, no_model)
+    else:
+        monkeypatch.setitem(sys.modules, 'spacy', None)
+    remedy = 'pip install spacy.*python -m spacy download en_core_web_sm'
+    with pytest.raises(ImportError, match=remedy):
+        NounPrompt(nouns='spacy')
+    transform = NounPrompt(prob=1, nouns='auto')  # not needed yet
+    assert transform(dict(caption='x', nouns=['cat']))['caption'] != 'x'
+    with pytest.raises(ImportError, match=remedy):
+        transform(dict(caption='a cat'))
+
+
+@pytest.mark.parametrize(
+    'options', [dict(prob=2), dict(nouns='nltk'), dict(templates='pacl8')]
+)
+def test_noun_prompt_refuses_bad_arguments(options):
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        NounPrompt(**options)
+
+
+def test_transforms_are_registered():
+    for name in ('LoadPILImage', 'CLIPResizeCrop', 'PickCaption', 'NounPrompt'):
+        assert TRANSFORMS.get(name) is not None
+
+
+class Empties(Dataset):
+    """A dataset every item of which has an empty caption."""
+
+    def __init__(self):
+        self.transform = PickCaption()
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        assert self.transform(dict(caption='')) is None
+        return index
+
+
+@pytest.mark.parametrize('method, workers', [('fork', 2), ('spawn', 1)])
+def test_counts_reach_the_main_process(method, workers):
+    loader = DataLoader(Empties(), num_workers=workers, multiprocessing_context=method)
+    assert len(list(loader)) == 10
+    assert counted() == {'empty_caption': 10}
+
+
+def test_copied_transform_goes_on_counting_in_the_same_table():
+    copy.deepcopy(PickCaption())(dict(caption=''))
+    assert counted() == {'empty_caption': 1}
+
+
+def test_counts_summary_and_unknown_reason():
+    counts = SampleCounts()
+    assert counts.summary() == 'nothing skipped or converted'
+    assert set(counts.totals()) == set(REASONS)
+    counts.add('corrupt_image', 'a.jpg')
+    counts.add('corrupt_image')
+    counts.add('empty_caption')
+    assert counts.summary() == '2 corrupt image, 1 empty caption'
+    with pytest.raises(ValueError):
+        counts.add('bad_weather')
+
+
+@pytest.mark.skipif(
+    not (SHARED_DATA / 'coco_captions').is_dir(),
+    reason=f'real photographs not found in {SHARED_DATA}; set PACL_SHARED_DATA',
+)
+def test_real_photographs_equal_open_clip():
+    reference = open_clip.image_transform(224, False, (0.0,) * 3, (1.0,) * 3)
+    paths = sorted((SHARED_DATA / 'coco_captions' / 'images').glob('*.jpg'))[:8]
+    transforms = LoadPILImage(), CLIPResizeCrop('ViT-B-16', 'openai')
+    for path in paths:
+        results = dict(img_path=str(path))
+        for transform in transforms:
+            results = transform(results)
+        expected = (reference(Image.open(path)) * 255).round().byte()
+        got = torch.from_numpy(results['img'][..., ::-1].copy()).permute(2, 0, 1)
+        assert torch.equal(got, expected)

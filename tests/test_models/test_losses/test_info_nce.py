@@ -1,0 +1,314 @@
+"""Tests of the InfoNCE loss, in one process and in several."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+from torch import Tensor, nn
+from torch.distributed import (
+    all_gather,
+    all_reduce,
+    destroy_process_group,
+    init_process_group,
+)
+
+from pacl_mmseg.models.losses import InfoNCELoss, gather_texts, text_ids
+from pacl_mmseg.ops import compatibility
+from pacl_mmseg.registry import MODELS
+
+IMAGES, TOKENS, DIM = 16, 9, 6
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_phi(pairs: int = 6) -> Tensor:
+    """(pairs, pairs) float64 compatibilities that require gradients."""
+    generator = torch.Generator().manual_seed(pairs)
+    phi = torch.rand(pairs, pairs, generator=generator, dtype=torch.float64)
+    return (2 * phi - 1).requires_grad_()
+
+
+def test_equals_open_clip():
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(7, 5, generator=generator), dim=1)
+    texts = F.normalize(torch.randn(7, 5, generator=generator), dim=1)
+    images.requires_grad_()
+    expected = ClipLoss()(images, texts, 20.0)
+    expected_grad = torch.autograd.grad(expected, images)[0]
+    loss = InfoNCELoss(logit_scale=20.0)(images @ texts.T, torch.arange(7))
+    grad = torch.autograd.grad(loss['loss_infonce'], images)[0]
+    torch.testing.assert_close(loss['loss_infonce'], expected)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_duplicates_are_not_negatives():
+    phi = random_phi(4)
+    ids = torch.tensor([5, 8, 5, 9])
+    result = InfoNCELoss(logit_scale=3.0, loss_weight=0.5)(phi, ids)
+    left_out = {(0, 2), (2, 0)}
+    exponentials = [
+        [0 if (i, j) in left_out else math.exp(3 * phi[i, j].item()) for j in range(4)]
+        for i in range(4)
+    ]
+    total = 0.0
+    for k in range(4):
+        own = exponentials[k][k]
+        total -= math.log(own / sum(exponentials[k]))
+        total -= math.log(own / sum(row[k] for row in exponentials))
+    assert result['loss_infonce'].item() == pytest.approx(0.5 * total / 8)
+    result['loss_infonce'].backward()
+    assert phi.grad[0, 2] == 0 and phi.grad[2, 0] == 0
+    assert phi.grad[0, 1] > 0
+
+    for unmasked in (
+        InfoNCELoss(logit_scale=3.0, loss_weight=0.5)(phi),
+        InfoNCELoss(logit_scale=3.0, loss_weight=0.5, mask_duplicates=False)(phi, ids),
+    ):
+        assert unmasked['loss_infonce'] > result['loss_infonce'] + 1e-3
+
+
+def test_only_duplicates_leave_nothing_to_learn():
+    phi = random_phi(3)
+    result = InfoNCELoss()(phi, torch.tensor([1, 1, 1]))
+    result['loss_infonce'].backward()
+    assert result['loss_infonce'].item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(phi.grad, torch.zeros_like(phi))
+
+
+def test_accuracies():
+    phi = torch.tensor([[0.9, 0.8, 0.1], [0.5, 0.3, 0.4], [0.0, 0.2, 0.4]])
+    # Rows: hit, miss, hit. Columns: hit, miss, a tie with 0.4: miss.
+    result = InfoNCELoss()(phi, torch.tensor([1, 2, 3]))
+    assert result['acc_i2t'].item() == pytest.approx(200 / 3)
+    assert result['acc_t2i'].item() == pytest.approx(100 / 3)
+    # Captions 0 and 1 agree: their confusions do not count.
+    result = InfoNCELoss()(phi, torch.tensor([1, 1, 3]))
+    assert result['acc_i2t'].item() == pytest.approx(200 / 3)
+    assert result['acc_t2i'].item() == pytest.approx(200 / 3)
+    collapsed = InfoNCELoss()(torch.ones(3, 3), torch.tensor([1, 2, 3]))
+    assert collapsed['acc_i2t'] == collapsed['acc_t2i'] == 0
+
+
+def test_fixed_scale_has_no_parameter():
+    loss = MODELS.build(dict(type='InfoNCELoss'))
+    assert not list(loss.parameters())
+    assert loss.logit_scale == pytest.approx(1 / 0.07)
+    assert set(loss(random_phi())) == {'loss_infonce', 'acc_i2t', 'acc_t2i'}
+
+
+def test_learnable_scale():
+    loss = InfoNCELoss(logit_scale=20.0, learnable=True, max_logit_scale=50.0)
+    phi = random_phi()
+    result = loss(phi)
+    assert result['logit_scale'].item() == pytest.approx(20)
+    assert not result['logit_scale'].requires_grad
+    assert [key for key in result if 'loss' in key] == ['loss_infonce']
+    result['loss_infonce'].backward()
+    step = 1e-4
+    ends = [
+        InfoNCELoss(logit_scale=20 * math.exp(d))(phi)['loss_infonce']
+        for d in (step, -step)
+    ]
+    slope = (ends[0] - ends[1]).item() / (2 * step)
+    assert loss.log_logit_scale.grad.item() == pytest.approx(slope, rel=1e-3)
+
+    with torch.no_grad():
+        loss.log_logit_scale.fill_(math.log(80))
+    loss.zero_grad()
+    result = loss(phi)
+    assert result['logit_scale'].item() == pytest.approx(50)
+    result['loss_infonce'].backward()
+    # A clamped factor must be able to come down again.
+    assert loss.log_logit_scale.grad.abs() > 1e-3
+
+
+def test_half_precision_is_computed_in_float32():
+    phi = random_phi().detach().bfloat16()
+    loss = InfoNCELoss()(phi)['loss_infonce']
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, InfoNCELoss()(phi.float())['loss_infonce'])
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        torch.testing.assert_close(InfoNCELoss()(phi)['loss_infonce'], loss)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match='does not have a text for each image'):
+        InfoNCELoss()(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match='at offset 1'):
+        InfoNCELoss()(torch.zeros(3, 3), offset=1)
+    with pytest.raises(ValueError, match='text_ids must be of shape'):
+        InfoNCELoss()(torch.zeros(3, 3), torch.arange(4))
+    with pytest.raises(ValueError, match='positive'):
+        InfoNCELoss(logit_scale=0)
+    with pytest.raises(ValueError, match='above max_logit_scale'):
+        InfoNCELoss(logit_scale=200, learnable=True)
+    with pytest.raises(ValueError, match="contain 'loss'"):
+        InfoNCELoss(loss_name='infonce')
+
+
+def test_text_ids():
+    ids = text_ids(['a cat', 'a dog', 'a cat', 'A cat', 'ein Kätzchen'])
+    assert ids.dtype == torch.int64 and (ids >= 0).all()
+    assert ids[0] == ids[2]
+    assert len(set(ids.tolist())) == 4
+    # Fixed by content, unlike hash(), which differs between processes.
+    assert text_ids(['a cat']).item() == 3745569759787347665
+    assert text_ids([]).shape == (0,)
+
+
+def test_gather_texts_in_one_process():
+    texts, ids = torch.randn(3, 4, requires_grad=True), torch.arange(3)
+    all_texts, all_ids, offset = gather_texts(texts, ids)
+    assert all_texts is texts and all_ids is ids and offset == 0
+
+
+class Embedder(nn.Module):
+    """Stands for a model: patch tokens, texts if trained, and a learnable scale."""
+
+    def __init__(self, trainable_texts: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.image = nn.Linear(5, DIM).double()
+        self.text = nn.Linear(4, DIM).double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.text.requires_grad_(trainable_texts)
+        self.loss = InfoNCELoss(10.0, learnable=True)
+
+
+def run_share(first: int, last: int, trainable_texts: bool) -> dict[str, Tensor]:
+    """Loss values and gradients for images first..last-1 of the global batch."""
+    generator = torch.Generator().manual_seed(7)
+    pixels = torch.randn(IMAGES, TOKENS, 5, generator=generator, dtype=torch.float64)
+    words = torch.randn(IMAGES, 4, generator=generator, dtype=torch.float64)
+    captions = [f'caption {i % 13}' for i in range(IMAGES)]  # three occur twice
+    model = Embedder(trainable_texts)
+    texts, ids, offset = gather_texts(
+        model.text(words[first:last]), text_ids(captions[first:last])
+    )
+    assert offset == first
+    assert torch.equal(ids, text_ids(captions))
+    torch.testing.assert_close(texts, model.text(words))
+    assert texts.requires_grad == trainable_texts
+    phi = compatibility(model.image(pixels[first:last]), texts)
+    result = model.loss(phi, ids, offset)
+    result['loss_infonce'].backward()
+    values = {key: value.detach() for key, value in result.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            values[name] = parameter.grad
+    return values
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of four processes; saves what it computes in runs of four and of two."""
+    torch.set_num_threads(1)
+    for shares in ([3, 5, 1, 7], [5, 11]):
+        if rank >= len(shares):
+            return
+        world = len(shares)
+        rendezvous = f'file://{folder}/rendezvous{world}'
+        init_process_group('gloo', rendezvous, rank=rank, world_size=world)
+        first = sum(shares[:rank])
+        for trainable_texts in (False, True):
+            communicated = []
+            with pytest.MonkeyPatch.context() as patch:
+                record_collectives(patch, communicated)
+                values = run_share(first, first + shares[rank], trainable_texts)
+            for name, value in values.items():
+                if name.startswith(('image', 'text.', 'loss.')):
+                    all_reduce(value)
+                    value /= world
+            saved = {'values': values, 'communicated': communicated}
+            torch.save(saved, f'{folder}/{world}-{rank}-{trainable_texts}.pt')
+        destroy_process_group()
+
+
+def record_collectives(patch: pytest.MonkeyPatch, log: list[int]) -> None:
+    """Log the element counts given to collectives; forbid those not expected.
+
+    MMEngine looks the functions up in the module ``torch.distributed`` at each call.
+    """
+
+    def recorded_all_reduce(tensor: Tensor, *args, **kwargs):
+        log.append(tensor.numel())
+        return all_reduce(tensor, *args, **kwargs)
+
+    def recorded_all_gather(outputs: list[Tensor], tensor: Tensor, *args, **kwargs):
+        log.append(tensor.numel())
+        return all_gather(outputs, tensor, *args, **kwargs)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError('an unexpected collective was called')
+
+    for name in (
+        'all_gather_into_tensor',
+        'all_gather_object',
+        'all_to_all',
+        'all_to_all_single',
+        'broadcast',
+        'gather',
+        'isend',
+        'recv',
+        'reduce',
+        'reduce_scatter',
+        'reduce_scatter_tensor',
+        'scatter',
+        'send',
+    ):
+        patch.setattr(torch.distributed, name, forbidden)
+    patch.setattr(torch.distributed, 'all_reduce', recorded_all_reduce)
+    patch.setattr(torch.distributed, 'all_gather', recorded_all_gather)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the results of the workers, as ``{world}-{rank}-{trainable}.pt``."""
+    folder = tmp_path_factory.mktemp('runs')
+    # 'spawn': a forked child may hang in the threads torch has started here.
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=4)
+    return folder
+
+
+@pytest.mark.parametrize('world', [2, 4])
+@pytest.mark.parametrize('trainable_texts', [False, True])
+def test_processes_agree_with_one(runs, world, trainable_texts):
+    expected = run_share(0, IMAGES, trainable_texts)
+    assert ('text.weight' in expected) == trainable_texts
+    for rank in range(world):
+        saved = torch.load(runs / f'{world}-{rank}-{trainable_texts}.pt')
+        assert saved['values'].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                saved['values'][key], value, rtol=0, atol=1e-6, msg=key
+            )
+
+
+@pytest.mark.parametrize(('world', 'largest'), [(2, 11), (4, 7)])
+@pytest.mark.parametrize('trainable_texts', [False, True])
+def test_patch_tokens_stay_in_their_process(runs, world, largest, trainable_texts):
+    expected = [
+        1,  # number of texts of this process
+        largest,  # ids, padded to the largest process
+        largest * DIM,  # texts, likewise
+        2 * IMAGES,  # best negative and positive of each column
+        IMAGES,  # sums of exponentials of each column
+        2,  # sum of the rows' terms, number of hits
+    ]
+    if trainable_texts:
+        expected.append(IMAGES * DIM)  # gradient of the texts
+    for rank in range(world):
+        saved = torch.load(runs / f'{world}-{rank}-{trainable_texts}.pt')
+        assert saved['communicated'] == expected

@@ -1,0 +1,204 @@
+import math
+
+import open_clip
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmseg.structures import SegDataSample
+from torch.nn import functional as F
+
+from pacl_mmseg.apis import set_vocabulary
+from pacl_mmseg.models import ZeroShotTextHead
+from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.ops import compatibility_reference
+from pacl_mmseg.registry import MODELS
+
+
+@pytest.fixture
+def encoder(tiny_clip):
+    return dict(type='OpenCLIPTextEncoder', model=tiny_clip, pretrained=None)
+
+
+def captioned(*captions):
+    return [SegDataSample(metainfo=dict(caption=caption)) for caption in captions]
+
+
+def test_bank_equals_open_clips_zero_shot_classifier(encoder, tiny_clip):
+    names = ['cat', 'dog']
+    templates = ['a photo of a {}.', 'art of the {}.']
+    head = ZeroShotTextHead(encoder, vocabulary=names, templates=templates)
+    tokenizer = open_clip.SimpleTokenizer(context_length=24)
+    weights = open_clip.build_zero_shot_classifier(
+        build_open_clip(tiny_clip).eval(),
+        tokenizer,
+        names,
+        [lambda name, t=t: t.format(name) for t in templates],
+    )
+    torch.testing.assert_close(head.text_bank.embeddings, weights.T)
+
+
+def test_scores_are_scaled_cosines_and_synonyms_merge_by_max(encoder):
+    head = ZeroShotTextHead(
+        encoder, vocabulary=['cat', 'dog, puppy', 'sky'], logit_scale=10
+    )
+    maps = torch.randn(2, 24, 3, 4)
+    names = head.name_scores([maps])
+    assert names.shape == (2, 4, 3, 4)
+    cosine = F.cosine_similarity(maps[1, :, 2, 3], head.text_bank.embeddings[2], dim=0)
+    torch.testing.assert_close(names[1, 2, 2, 3], 10 * cosine)
+    classes = head([maps])
+    assert classes.shape == (2, 3, 3, 4)
+    torch.testing.assert_close(classes[:, 1], names[:, 1:3].amax(1))
+    torch.testing.assert_close(classes[:, 2], names[:, 3])
+
+
+def test_bank_is_computed_once_per_vocabulary(encoder):
+    head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'])
+    calls = []
+    head.text_encoder.register_forward_hook(lambda *args: calls.append(1))
+    maps = [torch.randn(1, 24, 2, 2)]
+    head(maps), head(maps)
+    head.set_vocabulary(['bird', 'cow', 'hen'])
+    assert head(maps).shape[1] == head.num_classes == 3
+    head.set_vocabulary(['cat', 'dog'])
+    head(maps)
+    assert len(calls) == 2
+
+
+def test_trained_text_encoder_gets_a_new_bank(encoder):
+    head = ZeroShotTextHead({**encoder, 'frozen': False}, vocabulary=['cat', 'dog'])
+    before = head.eval().text_bank.embeddings
+    head.train()
+    with torch.no_grad():
+        head.text_encoder.text.ln_final.weight.mul_(torch.rand(16))
+    after = head.eval().text_bank.embeddings
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(mode='softmax', weight_scale=10.0),
+        dict(mode='sigmoid'),
+        dict(mode='max', normalize_first=True),
+        dict(mode='cls'),
+    ],
+)
+def test_loss_is_info_nce_over_the_compatibility(encoder, options):
+    head = ZeroShotTextHead(
+        encoder,
+        vocabulary=['cat'],
+        compatibility=options,
+        loss_decode=dict(type='InfoNCELoss', logit_scale=5.0),
+    )
+    maps, cls = torch.randn(3, 24, 2, 5), torch.randn(3, 24)
+    captions = ['a cat', 'two dogs', 'a red car']
+    losses = head.loss([[maps, cls]], captioned(*captions))
+    texts = head.text_encoder(captions)
+    tokens = maps.flatten(2).transpose(1, 2)
+    phi = compatibility_reference(tokens, texts, cls_tokens=cls, **options)
+    target = torch.arange(3)
+    expected = F.cross_entropy(5 * phi, target) + F.cross_entropy(5 * phi.T, target)
+    torch.testing.assert_close(losses['loss_infonce'], expected / 2)
+    accuracy = (phi.argmax(1) == target).float().mean() * 100
+    torch.testing.assert_close(losses['acc_i2t'].float(), accuracy)
+
+
+def head_with_rule(encoder, **background):
+    return ZeroShotTextHead(
+        encoder, dataset_name='voc21', background=background, logit_scale=20
+    )
+
+
+def test_background_rules(encoder):
+    maps = [torch.randn(1, 24, 6, 6)]
+    meta = [dict(img_shape=torch.Size([6, 6]))]
+    named = head_with_rule(encoder, rule='none')
+    assert named.predict(maps, meta, None).shape[1] == 21
+    head = head_with_rule(encoder, rule='threshold', threshold=0.3)
+    scores = head.predict(maps, meta, None)
+    probabilities = head(maps).softmax(1)
+    assert probabilities.shape[1] == 20
+    assert scores.shape[1] == head.num_classes == 21
+    is_background = probabilities.amax(1) < 0.3
+    assert 0 < is_background.float().mean() < 1
+    assert torch.equal(scores.argmax(1) == 0, is_background)
+    assert torch.equal(
+        scores.argmax(1)[~is_background] - 1, probabilities.argmax(1)[~is_background]
+    )
+    entropy = -(probabilities * probabilities.log()).sum(1)
+    threshold = entropy.flatten().sort().values[17:19].mean().item()
+    head = head_with_rule(encoder, rule='entropy', threshold=threshold)
+    background = head.predict(maps, meta, None).argmax(1) == 0
+    assert torch.equal(background, entropy > threshold)
+
+
+def test_stock_slide_whole_and_tta_inference(tiny_model):
+    inputs = torch.randn(1, 3, 48, 64)
+    sample = SegDataSample(
+        metainfo=dict(
+            img_path='a.jpg',
+            ori_shape=(96, 128),
+            img_shape=(48, 64),
+            pad_shape=(48, 64),
+            flip=False,
+        )
+    )
+    model = MODELS.build(tiny_model).eval()
+    whole = model.predict(inputs, [sample.clone()])[0]
+    assert whole.pred_sem_seg.data.shape == (1, 96, 128)
+    assert whole.seg_logits.data.shape == (3, 96, 128)
+    model.test_cfg = ConfigDict(mode='slide', crop_size=(32, 32), stride=(16, 16))
+    slide = model.predict(inputs, [sample.clone()])[0]
+    assert slide.seg_logits.data.shape == (3, 96, 128)
+    # One window that is the whole image is whole inference.
+    model.test_cfg = ConfigDict(mode='slide', crop_size=(48, 64), stride=(48, 64))
+    one = model.predict(inputs, [sample.clone()])[0]
+    torch.testing.assert_close(one.seg_logits.data, whole.seg_logits.data)
+    tta = MODELS.build(dict(type='SegTTAModel', module=tiny_model)).eval()
+    flipped = sample.clone()
+    flipped.set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    data = dict(inputs=[[image], [image]], data_samples=[[sample], [flipped]])
+    (merged,) = tta.test_step(data)
+    assert merged.pred_sem_seg.data.shape == (1, 96, 128)
+
+
+def test_set_vocabulary_on_a_segmentor_reaches_sliding_windows(tiny_model):
+    tiny_model.test_cfg = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
+    model = MODELS.build(tiny_model).eval()
+    set_vocabulary(model, ['a', 'b', 'c', 'd', 'e'])
+    (result,) = model.predict(torch.randn(1, 3, 40, 40))
+    assert result.seg_logits.data.shape == (5, 40, 40)
+    model.decode_head = torch.nn.Identity()
+    with pytest.raises(TypeError, match='only a ZeroShotTextHead'):
+        set_vocabulary(model, ['a'])
+
+
+def test_pretrained_logit_scale(encoder):
+    head = ZeroShotTextHead(encoder, vocabulary=['cat'], logit_scale='pretrained')
+    assert math.isclose(head.logit_scale, 1 / 0.07, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(), 'Give either vocabulary or dataset_name'),
+        (dict(vocabulary=['a'], dataset_name='voc20'), 'Give either'),
+        (dict(dataset_name='voc2'), "'voc2'"),
+        (dict(vocabulary=['a'], templates='pacl8'), 'pacl7'),
+        (dict(vocabulary=['a'], background=dict(rule='entrop')), 'must be one of'),
+        (dict(vocabulary=['a', 'b'], background=dict(rule='entropy')), 'threshold'),
+    ],
+)
+def test_bad_arguments(encoder, options, message):
+    with pytest.raises(ValueError, match=message):
+        ZeroShotTextHead(encoder, **options)
+
+
+def test_helpful_errors_in_use(encoder):
+    head = ZeroShotTextHead(encoder, vocabulary=['cat'])
+    with pytest.raises(ValueError, match='PatchEmbedder.*in_channels=32'):
+        head([torch.zeros(1, 32, 2, 2)])
+    with pytest.raises(ValueError, match='trains on captions'):
+        head.loss([torch.zeros(1, 24, 2, 2)], [SegDataSample()])

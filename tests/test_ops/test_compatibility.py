@@ -1,0 +1,391 @@
+"""Tests of the compatibility function."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pacl_mmseg.ops import MODES, compatibility, compatibility_reference
+
+BLOCKWISE = ('softmax', 'sigmoid')
+FUNCTIONS = (compatibility_reference, compatibility)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_inputs(
+    images: int = 5,
+    tokens: int = 6,
+    dim: int = 4,
+    texts: int = 7,
+    masked: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor | None]:
+    """Random arguments of the two functions; leaves that require gradients."""
+    generator = torch.Generator().manual_seed(images + tokens * dim + texts)
+
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return values.to(dtype).requires_grad_()
+
+    valid = None
+    if masked:
+        lengths = torch.arange(images) % tokens + 1
+        valid = torch.arange(tokens) < lengths[:, None]
+    return {
+        'patch_tokens': normal(images, tokens, dim),
+        'texts': normal(texts, dim),
+        'cls_tokens': normal(images, dim),
+        'valid': valid,
+    }
+
+
+def values_and_gradients(function, inputs: dict, **options) -> dict[str, Tensor]:
+    """phi and its gradients for random weights of the (B, N) entries."""
+    phi = function(**inputs, **options)
+    leaves = {k: v for k, v in inputs.items() if v is not None and v.requires_grad}
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(phi.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad(
+        phi, list(leaves.values()), weights.to(phi), allow_unused=True
+    )
+    return {'phi': phi.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def assert_same(left: dict, right: dict, tolerance: float) -> None:
+    """Same keys and values; the tolerance is relative to each tensor's maximum."""
+    assert left.keys() == right.keys()
+    for key, expected in right.items():
+        if expected is None:
+            assert left[key] is None or not left[key].any(), key
+            continue
+        assert left[key] is not None, key
+        error = (left[key].double() - expected.double()).abs().max().item()
+        bound = tolerance * max(1.0, expected.abs().max().item())
+        assert error <= bound, f'{key}: {error} > {bound}'
+
+
+def cosine(left: list[float], right: list[float]) -> float:
+    """Cosine of two vectors."""
+    dot = sum(x * y for x, y in zip(left, right, strict=True))
+    return dot / math.hypot(*left) / math.hypot(*right)
+
+
+def oracle_pair(
+    tokens: list[list[float]],
+    text: list[float],
+    cls_token: list[float],
+    mode: str,
+    weight_scale: float | None,
+    normalize_first: bool,
+) -> float:
+    """phi of one image and one text in plain Python."""
+    similarities = [cosine(token, text) for token in tokens]
+    if normalize_first:
+        tokens = [[x / math.hypot(*token) for x in token] for token in tokens]
+    if mode == 'cls':
+        return cosine(cls_token, text)
+    if mode == 'max':
+        return cosine([max(column) for column in zip(*tokens, strict=True)], text)
+    if mode == 'mean':
+        weights = [1 / len(tokens)] * len(tokens)
+    elif mode == 'softmax':
+        scale = 1.0 if weight_scale is None else weight_scale
+        exponentials = [math.exp(scale * s) for s in similarities]
+        weights = [e / sum(exponentials) for e in exponentials]
+    else:
+        scale = 10.0 if weight_scale is None else weight_scale
+        weights = [1 / (1 + math.exp(-scale * s)) for s in similarities]
+    pooled = [
+        sum(w * x for w, x in zip(weights, column, strict=True))
+        for column in zip(*tokens, strict=True)
+    ]
+    return cosine(pooled, text)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('weight_scale', [None, 3.0])
+@pytest.mark.parametrize('masked', [False, True])
+def test_reference_equals_formula_pair_by_pair(
+    mode, normalize_first, weight_scale, masked
+):
+    inputs = make_inputs(masked=masked)
+    phi = compatibility_reference(
+        **inputs, mode=mode, normalize_first=normalize_first, weight_scale=weight_scale
+    )
+    for image, text in itertools.product(range(5), range(7)):
+        tokens = inputs['patch_tokens'][image]
+        if masked:
+            tokens = tokens[inputs['valid'][image]]
+        expected = oracle_pair(
+            tokens.tolist(),
+            inputs['texts'][text].tolist(),
+            inputs['cls_tokens'][image].tolist(),
+            mode,
+            weight_scale,
+            normalize_first,
+        )
+        assert phi[image, text].item() == pytest.approx(expected, abs=1e-12)
+
+
+# Both with T <= D and T > D, on both sides of the Gram matrix' break-even.
+SHAPES = [(5, 6, 9, 20), (5, 6, 9, 3), (4, 11, 3, 7), (3, 8, 8, 40)]
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('weight_scale', [None, 0.3, 25.0, -4.0])
+def test_efficient_equals_reference(mode, normalize_first, masked, weight_scale):
+    for shape in SHAPES:
+        inputs = make_inputs(*shape, masked=masked)
+        options = dict(
+            mode=mode, normalize_first=normalize_first, weight_scale=weight_scale
+        )
+        expected = values_and_gradients(compatibility_reference, inputs, **options)
+        tokens, dim, texts = shape[1:]
+        two_images = 2 * tokens * max(dim, texts)
+        for limit in (1, 2 * tokens + 1, two_images, None):
+            actual = values_and_gradients(
+                compatibility, inputs, **options, max_block_elements=limit
+            )
+            assert_same(actual, expected, 1e-9)
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('texts', [2, 12])
+def test_gradcheck(mode, normalize_first, texts):
+    inputs = make_inputs(3, 4, 5, texts, masked=True)
+
+    def phi(patch_tokens: Tensor, texts: Tensor) -> Tensor:
+        return compatibility(
+            patch_tokens,
+            texts,
+            valid=inputs['valid'],
+            mode=mode,
+            normalize_first=normalize_first,
+            max_block_elements=20,
+        )
+
+    assert torch.autograd.gradcheck(phi, (inputs['patch_tokens'], inputs['texts']))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('frozen', ['texts', 'patch_tokens'])
+def test_gradient_of_one_argument_only(mode, frozen):
+    for texts in (3, 20):
+        inputs = make_inputs(5, 6, 9, texts)
+        inputs[frozen].requires_grad_(False)
+        expected = values_and_gradients(compatibility_reference, inputs, mode=mode)
+        actual = values_and_gradients(
+            compatibility, inputs, mode=mode, max_block_elements=60
+        )
+        assert frozen not in actual
+        assert_same(actual, expected, 1e-9)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+    # bfloat16 has 8 bits; its inputs are exact in the float64 run, so what is left
+    # is the rounding of the gradients.
+    ('dtype', 'tolerance'),
+    [(torch.float32, 2e-5), (torch.bfloat16, 5e-3), (torch.float16, 1e-3)],
+)
+def test_low_precision(mode, dtype, tolerance):
+    inputs = make_inputs(4, 33, 24, 40, dtype=dtype, masked=True)
+    wide = {
+        k: v.detach().double().requires_grad_() if k != 'valid' else v
+        for k, v in inputs.items()
+    }
+    expected = values_and_gradients(compatibility_reference, wide, mode=mode)
+    actual = values_and_gradients(compatibility, inputs, mode=mode)
+    assert actual['phi'].dtype == torch.float32
+    for key, gradient in actual.items():
+        assert key == 'phi' or gradient is None or gradient.dtype == dtype
+    assert_same(actual, expected, tolerance)
+    assert (actual['phi'] - expected['phi']).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_autocast_changes_nothing(mode, function):
+    inputs = make_inputs(4, 33, 24, 40, dtype=torch.float32)
+    expected = values_and_gradients(function, inputs, mode=mode)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        phi = function(**inputs, mode=mode)
+        assert torch.equal(phi, expected['phi'])
+        # PyTorch advises against backward under autocast, and its own operators do
+        # not withstand it; the blockwise ones do.
+        if function is compatibility and mode in BLOCKWISE:
+            actual = values_and_gradients(function, inputs, mode=mode)
+            for key in ('patch_tokens', 'texts'):
+                assert torch.equal(actual[key], expected[key]), key
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+@pytest.mark.parametrize('mode', [mode for mode in MODES if mode != 'cls'])
+def test_single_token_gives_its_cosine(function, mode):
+    inputs = make_inputs(tokens=1)
+    phi = function(**inputs, mode=mode)
+    expected = F.cosine_similarity(
+        inputs['patch_tokens'], inputs['texts'][None], dim=-1
+    )
+    torch.testing.assert_close(phi, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_large_scale_selects_the_best_patch(function):
+    inputs = make_inputs()
+    phi = function(**inputs, mode='softmax', weight_scale=1e5)
+    similarities = F.cosine_similarity(
+        inputs['patch_tokens'][:, :, None], inputs['texts'], dim=-1
+    )
+    torch.testing.assert_close(phi, similarities.amax(dim=1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('masked', [False, True])
+def test_zero_scale_is_the_mean(function, mode, masked):
+    inputs = make_inputs(masked=masked)
+    phi = function(**inputs, mode=mode, weight_scale=0.0)
+    torch.testing.assert_close(phi, function(**inputs, mode='mean'), rtol=0, atol=1e-12)
+    assert (phi - function(**inputs, mode=mode, weight_scale=5.0)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+@pytest.mark.parametrize('mode', MODES)
+def test_order_of_patches_does_not_matter(function, mode):
+    inputs = make_inputs()
+    phi = function(**inputs, mode=mode)
+    inputs['patch_tokens'] = inputs['patch_tokens'].flip(1)
+    torch.testing.assert_close(function(**inputs, mode=mode), phi, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('padding', [100.0, float('nan')])
+def test_masked_equals_truncated(function, mode, normalize_first, padding):
+    options = dict(mode=mode, normalize_first=normalize_first)
+    inputs = make_inputs()
+    long = dict(inputs)
+    shape = (5, 3, 4)
+    long['patch_tokens'] = (
+        torch.cat([inputs['patch_tokens'], torch.full(shape, padding)], dim=1)
+        .detach()
+        .requires_grad_()
+    )
+    long['valid'] = (torch.arange(9) < 6).expand(5, 9)
+    expected = values_and_gradients(function, inputs, **options)
+    actual = values_and_gradients(function, long, **options)
+    gradient = actual['patch_tokens']
+    if gradient is not None:
+        assert not gradient[:, 6:].any()
+        actual['patch_tokens'] = gradient[:, :6]
+    assert_same(actual, expected, 1e-12)
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+def test_zero_token_stays_finite(mode):
+    inputs = make_inputs()
+    with torch.no_grad():
+        inputs['patch_tokens'][0, 0] = 0
+        inputs['patch_tokens'][1] = 0
+    for value in values_and_gradients(compatibility, inputs, mode=mode).values():
+        assert value is None or value.isfinite().all()
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_errors(function):
+    inputs = make_inputs()
+    with pytest.raises(ValueError, match='softmax, sigmoid, max, mean, cls'):
+        function(**inputs, mode='median')
+    with pytest.raises(ValueError, match='same D'):
+        function(**{**inputs, 'texts': torch.zeros(7, 3)})
+    with pytest.raises(ValueError, match='needs cls_tokens'):
+        function(**{**inputs, 'cls_tokens': None}, mode='cls')
+    with pytest.raises(ValueError, match='cls_tokens must be of shape'):
+        function(**{**inputs, 'cls_tokens': torch.zeros(4, 4)}, mode='cls')
+    with pytest.raises(ValueError, match='valid must be a bool tensor'):
+        function(**{**inputs, 'valid': torch.ones(5, 5, dtype=torch.bool)})
+    valid = torch.ones(5, 6, dtype=torch.bool)
+    valid[3] = False
+    with pytest.raises(ValueError, match='at least one valid token'):
+        function(**{**inputs, 'valid': valid})
+
+
+def test_block_limit_must_be_positive():
+    with pytest.raises(ValueError, match='max_block_elements'):
+        compatibility(**make_inputs(), max_block_elements=0)
+
+
+class LargestOutput(TorchDispatchMode):
+    """Records the element count of the largest tensor storage any operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                size = leaf.untyped_storage().nbytes() // leaf.element_size()
+                self.elements = max(self.elements, size)
+        return result
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('masked', [False, True])
+def test_no_tensor_of_images_times_texts_times_more(mode, normalize_first, masked):
+    # Without and with the Gram matrix.
+    for images, tokens, dim, texts in [(32, 40, 16, 48), (32, 10, 16, 64)]:
+        inputs = make_inputs(images, tokens, dim, texts, masked=masked)
+        sizes = {}
+        options = dict(mode=mode, normalize_first=normalize_first)
+        for function, limit in (
+            (compatibility_reference, {}),
+            (compatibility, {'max_block_elements': 512}),
+        ):
+            with LargestOutput() as largest:
+                values_and_gradients(function, inputs, **options, **limit)
+            sizes[function] = largest.elements
+        # The recorder sees what the reference holds, forward and backward.
+        assert sizes[compatibility_reference] >= images * texts * max(tokens, dim)
+        # The gradient of the patch tokens is the largest thing that has to exist.
+        assert sizes[compatibility] == images * tokens * dim
+        assert sizes[compatibility] < images * texts * min(tokens, dim)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('normalize_first', [False, True])
+def test_cuda_equals_cpu(mode, normalize_first):
+    inputs = make_inputs(6, 33, 24, 40, masked=True)
+    on_cuda = {
+        k: v.detach().cuda().requires_grad_() if k != 'valid' else v.cuda()
+        for k, v in inputs.items()
+    }
+    options = dict(mode=mode, normalize_first=normalize_first)
+    expected = values_and_gradients(compatibility_reference, inputs, **options)
+    for limit in (500, None):
+        actual = values_and_gradients(
+            compatibility, on_cuda, **options, max_block_elements=limit
+        )
+        actual = {k: None if v is None else v.cpu() for k, v in actual.items()}
+        assert_same(actual, expected, 1e-9)
