@@ -9,9 +9,7 @@ from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 # Lets configs inherit from installed packages as ``pacl_mmseg::...``, and, since
 # MMEngine's table holds upstream's distribution names only, as ``mmseg::...`` and
 # ``mmpretrain::...`` with the maintained continuation too.
-MODULE2PACKAGE.update(
-    {name: name for name in ('pacl_mmseg', 'mmseg', 'mmpretrain')}
-)
+MODULE2PACKAGE.update({name: name for name in ('pacl_mmseg', 'mmseg', 'mmpretrain')})
 
 from pacl_mmseg import datasets, engine, evaluation, models  # noqa: E402, F401
 from pacl_mmseg.version import __version__  # noqa: E402

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, DictAction
 
 from pacl_mmseg.apis import load_config
@@ -47,8 +46,6 @@ def config_from(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     default = Path('work_dirs') / Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(default)
-    if args.launcher != 'none' and not torch.cuda.is_available():
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
     return cfg
 
 

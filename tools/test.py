@@ -1,6 +1,6 @@
 """Evaluate a checkpoint, zero-shot or not.
 
-    python tools/test.py configs/pacl_voc20.py work_dirs/pacl/iter_1000.pth
+python tools/test.py configs/pacl_voc20.py work_dirs/pacl/iter_1000.pth
 """
 
 from __future__ import annotations

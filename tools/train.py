@@ -1,6 +1,6 @@
 """Train a model: an embedder on image-text data, or any MMSeg config.
 
-    python tools/train.py configs/pacl_vitb16_cc12m.py --work-dir work_dirs/pacl
+python tools/train.py configs/pacl_vitb16_cc12m.py --work-dir work_dirs/pacl
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ runner_type = 'ContrastivePretrainRunner'
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # tools/ switch to gloo where there is no GPU
+    dist_cfg=dict(backend='nccl'),  # gloo is used where there is no GPU
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(

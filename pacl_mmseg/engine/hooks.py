@@ -35,14 +35,14 @@ class PretrainHook(Hook):
     def before_train(self, runner: Runner) -> None:
         accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and hook.interval > 0:
-                if hook.interval % accumulate:
-                    raise ValueError(
-                        f'A checkpoint every {hook.interval} iterations would fall '
-                        f'amid an accumulation of {accumulate} gradients and could not '
-                        'be resumed: set default_hooks.checkpoint.interval to a '
-                        f'multiple of {accumulate}.'
-                    )
+            interval = hook.interval if isinstance(hook, CheckpointHook) else 0
+            if interval > 0 and interval % accumulate:
+                raise ValueError(
+                    f'A checkpoint every {interval} iterations would fall amid an '
+                    f'accumulation of {accumulate} gradients and could not be resumed: '
+                    'set default_hooks.checkpoint.interval to a multiple of '
+                    f'{accumulate}.'
+                )
 
     def after_train_iter(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -39,6 +40,27 @@ class ContrastivePretrainRunner(Runner):
     rank_states: list[dict] | None = None
     _loaded: dict | None = None
     _training = False
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """As ``Runner.setup_env``; processes on CPUs start here, over gloo.
+
+        MMEngine's own start of a ``pytorch`` launch selects a CUDA device.
+        """
+        on_cpu = self._launcher == 'pytorch' and not torch.cuda.is_available()
+        if on_cpu and not dist.is_initialized():
+            dist.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """As ``Runner.wrap_model``, whose default wrapper is for a GPU only."""
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = dict(
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+                **(model_wrapper_cfg or {}),
+                device_ids=None,
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)

@@ -27,9 +27,7 @@ class PatchAccuracy(BaseMetric):
 
     default_prefix = None
 
-    def __init__(
-        self, patch_size: int = 16, ignore_index: int = 255, **kwargs
-    ) -> None:
+    def __init__(self, patch_size: int = 16, ignore_index: int = 255, **kwargs) -> None:
         super().__init__(**kwargs)
         self.patch_size = patch_size
         self.ignore_index = ignore_index

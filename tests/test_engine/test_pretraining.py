@@ -96,7 +96,13 @@ def test_resumes_bit_for_bit_after_sigkill(config, tmp_path, num_workers, killed
     whole = weights(Path(config.work_dir) / 'iter_6.pth')
     config.work_dir = str(tmp_path / 'killed')
     path = write(config, tmp_path / 'config.py')
-    command = [sys.executable, str(WORKER), str(path), '--kill-after', str(killed_after)]
+    command = [
+        sys.executable,
+        str(WORKER),
+        str(path),
+        '--kill-after',
+        str(killed_after),
+    ]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / 'killed' / f'iter_{killed_after + 1}.pth').exists()
@@ -126,7 +132,6 @@ def test_two_processes_train_as_one(config, tmp_path):
     config.train_dataloader.batch_size = 2
     config.work_dir = str(tmp_path / 'two')
     config.launcher = 'pytorch'
-    config.env_cfg.dist_cfg.backend = 'gloo'
     path = write(config, tmp_path / 'config.py')
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     command += ['--nproc_per_node=2', str(WORKER), str(path)]
@@ -162,7 +167,9 @@ def test_refuses_to_start_with_nothing_to_train(config):
 
 def test_stops_on_a_non_finite_loss_and_keeps_the_last_checkpoint(config):
     config.optim_wrapper.optimizer = dict(type='SGD', lr=1e30)
-    with pytest.raises(RuntimeError, match=r'is nan at iteration|is not finite at iter'):
+    with pytest.raises(
+        RuntimeError, match=r'is nan at iteration|is not finite at iter'
+    ):
         run(config)
     for path in Path(config.work_dir).glob('iter_*.pth'):
         assert all(v.isfinite().all() for v in weights(path).values())

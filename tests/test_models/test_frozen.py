@@ -40,7 +40,9 @@ def test_loads_with_no_key_missing_and_leaves_weights(tiny_model, load, caplog):
 def test_other_weights_are_an_error_that_names_both(tiny_clip):
     state = PACLBackbone(tiny_clip, init_seed=0).state_dict()
     other = PACLBackbone(tiny_clip, init_seed=1)
-    with pytest.raises(RuntimeError, match=r'seed 0\).*but this config builds.*seed 1\)'):
+    with pytest.raises(
+        RuntimeError, match=r'seed 0\).*but this config builds.*seed 1\)'
+    ):
         other.load_state_dict(state)
     with pytest.raises(RuntimeError, match='was trained over'):
         mmengine_load_state_dict(other, state)

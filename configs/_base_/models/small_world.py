@@ -5,9 +5,7 @@ encoder = dict(
         vision_cfg=dict(
             image_size=64, patch_size=8, width=128, layers=3, head_width=32
         ),
-        text_cfg=dict(
-            context_length=40, vocab_size=49408, width=64, heads=4, layers=2
-        ),
+        text_cfg=dict(context_length=40, vocab_size=49408, width=64, heads=4, layers=2),
     ),
     pretrained='{{ fileDirname }}/../../small_world/clip.safetensors',
 )

@@ -7,9 +7,7 @@ optim_wrapper = dict(
         type='AdamW', lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
     ),
 )
-param_scheduler = [
-    dict(type='CosineAnnealingLR', eta_min=0.0, begin=0, by_epoch=False)
-]
+param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0.0, begin=0, by_epoch=False)]
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),

@@ -86,7 +86,9 @@ class PACLBackbone(FrozenModule):
         layers = len(self.visual.transformer.resblocks)
         indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
         if any(not -layers <= i < layers for i in indices):
-            raise ValueError(f'out_indices {out_indices}: the tower has {layers} layers.')
+            raise ValueError(
+                f'out_indices {out_indices}: the tower has {layers} layers.'
+            )
         self.out_indices = [i % layers for i in indices]
         patch_size = self.visual.patch_size
         if stride is not None and not 1 <= stride <= min(patch_size):
@@ -145,9 +147,13 @@ class PACLBackbone(FrozenModule):
             for n, stride, patch in zip(grid, self.stride, self.patch_size, strict=True)
         )
         if covered != tuple(size):
-            images = F.interpolate(images, covered, mode='bilinear', align_corners=False)
+            images = F.interpolate(
+                images, covered, mode='bilinear', align_corners=False
+            )
         x = F.conv2d(
-            images.to(visual.conv1.weight.dtype), visual.conv1.weight, stride=self.stride
+            images.to(visual.conv1.weight.dtype),
+            visual.conv1.weight,
+            stride=self.stride,
         )
         x = x.flatten(2).transpose(1, 2)
         cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)

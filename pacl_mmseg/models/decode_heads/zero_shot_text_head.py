@@ -67,9 +67,13 @@ class ZeroShotTextHead(BaseDecodeHead):
         background = dict(rule='none') | dict(background or {})
         rule = background['rule']
         if rule not in BACKGROUND_RULES:
-            raise ValueError(f'background.rule must be one of {BACKGROUND_RULES}, not {rule!r}.')
+            raise ValueError(
+                f'background.rule must be one of {BACKGROUND_RULES}, not {rule!r}.'
+            )
         if rule != 'none' and background.get('threshold') is None:
-            raise ValueError(f'The background rule {rule!r} needs background.threshold.')
+            raise ValueError(
+                f'The background rule {rule!r} needs background.threshold.'
+            )
         names = _resolve_vocabulary(vocabulary, dataset_name)
         encoder = MODELS.build(text_encoder)
         super().__init__(

@@ -1,0 +1,37 @@
+# The ceiling of what the frozen tokens hold: a linear classifier trained with masks,
+# on scenes of all classes that no other experiment uses. A stock MMSeg head.
+_base_ = [
+    '../_base_/models/small_world.py',
+    '../_base_/datasets/small_world.py',
+    '../_base_/schedules/pacl.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    neck=None,
+    decode_head=dict(
+        _delete_=True,
+        type='FCNHead',
+        in_channels=128,
+        channels=128,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=36,
+    ),
+)
+train_dataloader = dict(
+    batch_size=64,
+    dataset=dict(
+        dataset=dict(
+            _delete_=True,
+            type='SmallWorldSegmentation',
+            split='val',
+            seed=1,
+            num_scenes=100_000,
+            pipeline=[dict(type='PackSegInputs')],
+        )
+    ),
+)
+train_cfg = dict(max_iters=300, val_interval=300)
+optim_wrapper = dict(optimizer=dict(lr=5e-3, weight_decay=0.0))
+default_hooks = dict(checkpoint=dict(interval=300))
