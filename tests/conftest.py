@@ -7,10 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 
 import pacl_mmseg  # noqa: F401  (registers everything)
+
+# The models are tiny: more threads only get in each other's way. Subprocesses too.
+os.environ['OMP_NUM_THREADS'] = '1'
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_CLIP = dict(

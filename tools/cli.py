@@ -56,5 +56,8 @@ def run(main: Callable[[], object]) -> None:
     except EXPECTED_ERRORS as error:
         if '--traceback' in sys.argv:
             raise
-        sentence = ' '.join(str(error).split())
+        message = str(error)
+        if 'Original Traceback' in message:  # from a data worker: its last line says it
+            message = message.strip().splitlines()[-1].partition(': ')[2]
+        sentence = ' '.join(message.split())
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')

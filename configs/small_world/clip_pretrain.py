@@ -22,3 +22,17 @@ model = dict(
         loss_decode=dict(learnable=True),
     ),
 )
+train_pipeline = [
+    dict(
+        type='PackSegInputs',
+        meta_keys=('img_path', 'ori_shape', 'img_shape', 'caption'),
+    ),
+]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+train_cfg = dict(max_iters=400, val_interval=400)
+optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.1))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0.0, begin=50, by_epoch=False),
+]
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

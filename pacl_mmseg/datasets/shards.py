@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import re
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -243,6 +244,16 @@ class ImageTextShards(IterableDataset):
                 )
         workers = {int(g): list(p) for g, p in state['workers'].items()}
         self.state = {**self.state, **_NOTHING_DELIVERED, **state, 'workers': workers}
+
+    def __len__(self) -> int:
+        """The length MMEngine's schedulers and loggers ask of any data: endless.
+
+        Raises:
+            TypeError: With ``repeat=False``, how many samples come is not known.
+        """
+        if not self.repeat:
+            raise TypeError('a stream of shards that ends has no known length')
+        return sys.maxsize
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()

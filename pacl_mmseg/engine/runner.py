@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model, find_latest_checkpoint
 from torch import nn
@@ -69,8 +69,11 @@ class ContrastivePretrainRunner(Runner):
 
     @property
     def bare_model(self) -> nn.Module:
-        """The model without its distributed wrapper."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        """The model without its wrapper for several processes or augmentations."""
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        return model
 
     def train(self) -> nn.Module:
         trained = [p for p in self.bare_model.parameters() if p.requires_grad]

@@ -1,11 +1,15 @@
 # Conceptual 12M as img2dataset writes it: tar shards of jpg + txt + json.
 # `train_dataloader.dataset.shards=...` points elsewhere, e.g. to a `pipe:` command.
-encoder = dict(model='ViT-B-16-quickgelu', pretrained='openai')
 train_pipeline = [
     dict(type='LoadPILImage'),
     dict(type='PickCaption'),
     dict(type='NounPrompt', prob=0.5, templates='pacl7'),
-    dict(type='CLIPResizeCrop', crop='center', **encoder),
+    dict(
+        type='CLIPResizeCrop',
+        model='ViT-B-16-quickgelu',
+        pretrained='openai',
+        crop='center',
+    ),
     dict(
         type='PackSegInputs',
         meta_keys=('img_path', 'ori_shape', 'img_shape', 'caption', 'shard_position'),

@@ -1,0 +1,185 @@
+"""The command-line tools, as processes of their own and on real photographs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.apis import MMSegInferencer, inference_model, init_model
+
+from pacl_mmseg.apis import load_config, set_vocabulary
+from pacl_mmseg.models.open_clip_model import build_open_clip
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tool(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    env = {**os.environ, 'HF_HUB_OFFLINE': '1'}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+
+
+def last_error(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 1, done.stderr
+    assert 'Traceback' not in done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith('Error: ')]
+    return line
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, real_data) -> Path:
+    """A checkpoint of a tiny CLIP's embedder, trained on real captioned photographs.
+
+    Through both tools that this takes: packing shards, and training the paper's
+    config, its encoder replaced by a tiny one with random weights.
+    """
+    folder = tmp_path_factory.mktemp('trained')
+    coco = real_data / 'coco_captions'
+    done = tool(
+        'dataset_tools/pack_shards.py',
+        coco / 'captions.json',
+        folder / 'shards',
+        '--image-root',
+        coco / 'images',
+        '--shard-size',
+        60,
+    )
+    assert done.returncode == 0, done.stderr
+    write_config(folder)
+    done = tool('train.py', folder / 'train.py', '--work-dir', folder / 'run')
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / 'run' / 'iter_3.pth'
+
+
+def write_config(folder: Path) -> None:
+    tiny = dict(
+        embed_dim=24,
+        vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=16),
+        text_cfg=dict(context_length=24, vocab_size=49408, width=16, heads=2, layers=1),
+    )
+    weights = folder / 'clip.pt'
+    torch.save(build_open_clip(tiny).state_dict(), weights)
+    common = f"""
+tiny = dict(model={tiny}, pretrained={str(weights)!r})
+replaced = dict(tiny, model=dict(_delete_=True, **tiny['model']))
+model = dict(
+    data_preprocessor=replaced,
+    backbone=replaced,
+    neck=dict(in_channels=32, out_channels=24),
+    decode_head=dict(text_encoder=replaced),
+    test_cfg=dict(crop_size=(32, 32), stride=(16, 16)),
+)
+"""
+    (folder / 'train.py').write_text(
+        f"_base_ = ['{ROOT}/configs/pacl_vitb16_cc12m.py']\n{common}"
+        f"""
+pipeline = [
+    dict(type='LoadPILImage'),
+    dict(type='PickCaption'),
+    dict(type='NounPrompt', prob=0.0),
+    dict(type='CLIPResizeCrop', crop='random', **tiny),
+    dict(type='PackSegInputs', meta_keys=('img_path', 'caption', 'shard_position')),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        shards='{folder}/shards/{{00000..00004}}.tar', pipeline=pipeline
+    ),
+)
+train_cfg = dict(max_iters=3)
+default_hooks = dict(logger=dict(interval=1))
+"""
+    )
+    (folder / 'voc20.py').write_text(
+        f"_base_ = ['{ROOT}/configs/pacl_voc20.py']\n{common}"
+        'scale = (128, 48)\n'
+        "test_pipeline = [dict(type='LoadImageFromFile'),"
+        " dict(type='Resize', scale=scale, keep_ratio=True),"
+        " dict(type='LoadAnnotations'), dict(type='PackSegInputs')]\n"
+        'test_dataloader = dict(num_workers=0, persistent_workers=False,'
+        ' dataset=dict(pipeline=test_pipeline))\n'
+    )
+
+
+def test_real_photographs_end_to_end(trained, real_data, tmp_path):
+    config = trained.parents[1] / 'voc20.py'
+    root = f'test_dataloader.dataset.data_root={real_data}/voc_layout/VOC2012'
+    done = tool(
+        'test.py', config, trained, '--work-dir', tmp_path, '--cfg-options', root,
+        '--show-dir', tmp_path / 'show', '--out', tmp_path / 'masks',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (report,) = tmp_path.glob('*/*.json')
+    metrics = json.loads(report.read_text())
+    assert np.isfinite(metrics['mIoU'])
+    assert 'missing keys' not in done.stdout + done.stderr
+    assert len(list(tmp_path.glob('masks/*.png'))) == 19
+    assert len(list(tmp_path.glob('show/**/*.png'))) == 19
+    done = tool('test.py', config, trained, '--tta', '--cfg-options', root)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_stock_inference_helpers(trained, real_data):
+    config = str(trained.parents[1] / 'voc20.py')
+    image = str(next((real_data / 'coco_captions' / 'images').glob('*.jpg')))
+    model = init_model(config, str(trained), device='cpu')
+    result = inference_model(model, image)
+    assert result.seg_logits.data.shape[0] == 20
+    set_vocabulary(model, ['person, man, woman', 'street', 'sky'])
+    result = inference_model(model, image)
+    assert result.seg_logits.data.shape[0] == 3
+    assert model.dataset_meta['classes'] == ('person', 'street', 'sky')
+    inferencer = MMSegInferencer(config, str(trained), device='cpu')
+    assert inferencer(image, show=False)['predictions'].ndim == 2
+
+
+def test_an_encoder_option_reaches_every_part():
+    path = ROOT / 'configs' / 'pacl_vitb16_cc12m.py'
+    config = load_config(path, {'encoder.pretrained': 'w.pt', 'encoder.init_seed': 3})
+    model = config.model
+    pipeline = config.train_dataloader.dataset.pipeline
+    (crop,) = [step for step in pipeline if step['type'] == 'CLIPResizeCrop']
+    for part in (
+        model.backbone,
+        model.decode_head.text_encoder,
+        model.data_preprocessor,
+        crop,
+    ):
+        assert part['pretrained'] == 'w.pt'
+    assert model.backbone.init_seed == model.decode_head.text_encoder.init_seed == 3
+    assert 'init_seed' not in model.data_preprocessor
+
+
+def test_the_papers_recipe():
+    config = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m.py')
+    optimizer = config.optim_wrapper.optimizer
+    assert optimizer == dict(
+        type='AdamW', lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+    )
+    assert config.train_dataloader.batch_size == 1024  # times 4 GPUs
+    assert config.train_cfg.max_iters == 10 * 12_423_374 // 4096
+    assert config.param_scheduler[0].type == 'CosineAnnealingLR'
+
+
+def test_offline_weights_end_in_one_sentence(tmp_path):
+    done = tool('test.py', 'configs/pacl_voc20.py', '--work-dir', tmp_path)
+    error = last_error(done)
+    assert "'openai' weights of ViT-B-16-quickgelu could not be fetched" in error
+    assert 'set `pretrained` to the path of a local weights file' in error
+
+
+def test_bad_input_ends_in_one_sentence(tmp_path):
+    options = ['--work-dir', tmp_path, '--cfg-options', 'encoder.pretrained=None']
+    done = tool('train.py', 'configs/pacl_vitb16_cc12m.py', *options)
+    assert 'cc12m' in last_error(done)  # no such shards
+    config = 'configs/small_world/pacl.py'
+    done = tool('test.py', config, tmp_path / 'no.pth', '--work-dir', tmp_path)
+    assert 'There is no checkpoint' in last_error(done)
