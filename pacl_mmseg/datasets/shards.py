@@ -222,6 +222,18 @@ class ImageTextShards(IterableDataset):
         """dict: The meta information."""
         return dict(self._metainfo)
 
+    def full_init(self) -> None:
+        """Check, when MMEngine builds the data loader, that there is any shard.
+
+        Raises:
+            FileNotFoundError: All shards are local files and none of them exists.
+        """
+        if not any(_is_remote(url) or os.path.isfile(url) for url in self.shards):
+            raise FileNotFoundError(
+                f'None of the {len(self.shards)} shards exists, from {self.shards[0]} '
+                'on: set train_dataloader.dataset.shards to where they are.'
+            )
+
     def load_state_dict(self, state: dict) -> None:
         """Start from where a run was; call before a data loader is iterated.
 
@@ -390,8 +402,11 @@ class ImageTextShards(IterableDataset):
 
 
 def _join(root: str, url: str) -> str:
-    is_url = re.match(r'[a-z0-9+]+:', url, re.IGNORECASE)
-    return url if is_url else os.path.join(root, url)
+    return url if _is_remote(url) else os.path.join(root, url)
+
+
+def _is_remote(url: str) -> bool:
+    return re.match(r'[a-z0-9+]+:', url, re.IGNORECASE) is not None
 
 
 def _number(text: str) -> int:

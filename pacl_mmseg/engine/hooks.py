@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
+from pacl_mmseg.engine.loops import PretrainLoop
 from pacl_mmseg.registry import HOOKS
 
 
@@ -60,6 +61,8 @@ class PretrainHook(Hook):
                 'the learning rate, or use bfloat16 in place of float16.'
             )
         loop = runner.train_loop
+        if not isinstance(loop, PretrainLoop):
+            return
         loop.shard_progress.update(
             sample.metainfo['shard_position']
             for sample in data_batch['data_samples']

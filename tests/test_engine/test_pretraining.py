@@ -158,6 +158,16 @@ def test_gradient_accumulation(config):
     assert_same(whole, weights(Path(config.work_dir) / 'iter_6.pth'))
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_mixed_precision(config, dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("MMEngine's AmpOptimWrapper needs a GPU, and there is none")
+    config.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+    run(config)
+    path = Path(config.work_dir) / 'iter_6.pth'
+    assert all(v.isfinite().all() for v in weights(path).values())
+
+
 def test_refuses_to_start_with_nothing_to_train(config):
     config.model.neck = None
     config.model.backbone.output = 'projection'

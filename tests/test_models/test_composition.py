@@ -119,3 +119,20 @@ def test_whole_experiments_can_be_inherited(tmp_path):
     config = Config.fromfile(tmp_path / 'config.py')
     assert config.model.backbone.stride == 4
     assert config.test_dataloader.dataset.type == 'PascalVOC20Dataset'
+
+
+def test_training_step_under_autocast(tiny_model):
+    """What mixed precision does to a step, on any device."""
+    torch.manual_seed(0)
+    tiny_model.decode_head.compatibility = dict(mode='softmax', weight_scale=10.0)
+    model = MODELS.build(tiny_model)
+    samples = [SegDataSample(metainfo=dict(caption=c)) for c in ('a cat', 'two dogs')]
+    images = torch.randn(2, 3, 32, 32)
+    full = model.loss(images, samples)
+    with torch.autocast('cpu', torch.bfloat16):
+        low = model.loss(images, samples)
+    name = 'decode.loss_infonce'
+    assert low[name].dtype == torch.float32
+    torch.testing.assert_close(low[name], full[name], rtol=0.05, atol=0.02)
+    low[name].backward()
+    assert all(p.grad.isfinite().all() for p in model.neck.parameters())

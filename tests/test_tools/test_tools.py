@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,20 @@ def test_real_photographs_end_to_end(trained, real_data, tmp_path):
     assert len(list(tmp_path.glob('show/**/*.png'))) == 19
     done = tool('test.py', config, trained, '--tta', '--cfg-options', root)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_resumes_from_shards(trained, tmp_path):
+    run = tmp_path / 'run'
+    shutil.copytree(trained.parent, run)
+    config, options = trained.parents[1] / 'train.py', ['train_cfg.max_iters=5']
+    done = tool(
+        'train.py', config, '--work-dir', run, '--resume', '--cfg-options', *options
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    checkpoint = torch.load(run / 'iter_5.pth', weights_only=True)
+    assert checkpoint['ranks'][0]['data']['samples'] == 5 * 8
+    assert 'Iter(train) [4/5]' in done.stdout
+    assert 'Iter(train) [3/5]' not in done.stdout
 
 
 def test_stock_inference_helpers(trained, real_data):
