@@ -1,10 +1,11 @@
 # PACL's embedder on the frozen tiny CLIP, from captions and noun prompts alone.
+# Learning rate and weight scale were chosen on the validation split.
 _base_ = [
     '../_base_/models/small_world.py',
     '../_base_/datasets/small_world.py',
     '../_base_/schedules/pacl.py',
     '../_base_/default_runtime.py',
 ]
-max_iters = 300
-train_cfg = dict(max_iters=max_iters, val_interval=100)
-default_hooks = dict(checkpoint=dict(interval=100))
+train_cfg = dict(max_iters=150, val_interval=50)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=50))

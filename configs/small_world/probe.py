@@ -20,7 +20,7 @@ model = dict(
     ),
 )
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     dataset=dict(
         dataset=dict(
             _delete_=True,
@@ -33,5 +33,5 @@ train_dataloader = dict(
     ),
 )
 train_cfg = dict(max_iters=300, val_interval=300)
-optim_wrapper = dict(optimizer=dict(lr=5e-3, weight_decay=0.0))
-default_hooks = dict(checkpoint=dict(interval=300))
+optim_wrapper = dict(optimizer=dict(lr=2e-2, weight_decay=0.0))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=300))

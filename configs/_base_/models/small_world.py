@@ -19,7 +19,7 @@ model = dict(
         text_encoder=dict(type='OpenCLIPTextEncoder', **encoder),
         dataset_name='small_world',
         templates='pacl7',
-        compatibility=dict(mode='softmax', weight_scale=30.0),
+        compatibility=dict(mode='softmax', weight_scale=10.0),
         loss_decode=dict(type='InfoNCELoss', logit_scale=1 / 0.07),
     ),
     train_cfg=dict(),
