@@ -49,6 +49,24 @@ def config_from(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def check_data_root(cfg: Config, *loaders: str) -> None:
+    """Complain about missing data before anything is built.
+
+    Raises:
+        FileNotFoundError: A dataset's ``data_root`` does not exist.
+    """
+    for name in loaders:
+        dataset, path = (cfg.get(name) or {}).get('dataset', {}), f'{name}.dataset'
+        while isinstance(dataset.get('dataset'), dict):  # inside wrappers
+            dataset, path = dataset['dataset'], f'{path}.dataset'
+        root = dataset.get('data_root')
+        if root and '://' not in root and not Path(root).is_dir():
+            raise FileNotFoundError(
+                f'{root} does not exist: put the {dataset["type"]} there, or set '
+                f'{path}.data_root to where it is.'
+            )
+
+
 def run(main: Callable[[], object]) -> None:
     """Run a tool; bad input ends in one sentence and exit status 1."""
     try:

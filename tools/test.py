@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     cfg = cli.config_from(args)
     cfg.load_from = args.checkpoint
+    cli.check_data_root(cfg, 'test_dataloader')
     if args.show or args.show_dir:
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         hooks.visualization = dict(

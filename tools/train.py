@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import cli
+import torch
 from mmengine.runner import Runner
 
 from pacl_mmseg.registry import RUNNERS
@@ -36,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> Runner:
     """Train and return the runner."""
     args = parse_args(argv)
     cfg = cli.config_from(args)
+    cli.check_data_root(cfg, 'train_dataloader', 'val_dataloader')
+    if args.amp and not torch.cuda.is_available():
+        raise ValueError(
+            "--amp is for GPUs (MMEngine's AmpOptimWrapper): leave it out."
+        )
     if args.amp and cfg.optim_wrapper.type == 'OptimWrapper':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -185,7 +185,9 @@ def test_the_papers_recipe():
 
 
 def test_offline_weights_end_in_one_sentence(tmp_path):
-    done = tool('test.py', 'configs/pacl_voc20.py', '--work-dir', tmp_path)
+    root = f'test_dataloader.dataset.data_root={tmp_path}'
+    options = ['--work-dir', tmp_path, '--cfg-options', root]
+    done = tool('test.py', 'configs/pacl_voc20.py', *options)
     error = last_error(done)
     assert "'openai' weights of ViT-B-16-quickgelu could not be fetched" in error
     assert 'set `pretrained` to the path of a local weights file' in error
@@ -195,6 +197,8 @@ def test_bad_input_ends_in_one_sentence(tmp_path):
     options = ['--work-dir', tmp_path, '--cfg-options', 'encoder.pretrained=None']
     done = tool('train.py', 'configs/pacl_vitb16_cc12m.py', *options)
     assert 'cc12m' in last_error(done)  # no such shards
+    done = tool('test.py', 'configs/pacl_voc21.py', '--work-dir', tmp_path)
+    assert 'set test_dataloader.dataset.data_root to where it is' in last_error(done)
     config = 'configs/small_world/pacl.py'
     done = tool('test.py', config, tmp_path / 'no.pth', '--work-dir', tmp_path)
     assert 'There is no checkpoint' in last_error(done)
