@@ -51,14 +51,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
     if args.tta:
+        if 'tta_pipeline' not in cfg:
+            raise ValueError(f'--tta needs a tta_pipeline, which {args.config} lacks.')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.model = cfg.tta_model
     if args.out:
         evaluators = cfg.test_evaluator
-        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
-            if 'IoUMetric' in metric.type:
-                metric.update(output_dir=args.out, keep_results=True)
+        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        writers = [metric for metric in evaluators if 'IoUMetric' in metric.type]
+        if not writers:
+            raise ValueError('--out needs an IoUMetric among the test evaluators.')
+        for metric in writers:
+            metric.output_dir = args.out
     # Only what testing needs: a config may also say how to train.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None

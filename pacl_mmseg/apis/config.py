@@ -6,12 +6,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-ENCODER_TYPES = (
-    'PACLBackbone',
-    'OpenCLIPTextEncoder',
-    'CLIPDataPreProcessor',
-    'CLIPResizeCrop',
-)
+ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
+PREPROCESSORS = ('CLIPDataPreProcessor', 'CLIPResizeCrop')
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -41,11 +37,12 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
 def _update(node: Any, changed: dict[str, Any]) -> None:
     if isinstance(node, dict):
-        if node.get('type') in ENCODER_TYPES:
-            is_encoder = node['type'] in ENCODER_TYPES[:2]
-            node.update(
-                {k: v for k, v in changed.items() if is_encoder or k != 'init_seed'}
-            )
+        kind = str(node.get('type')).split('.')[-1]  # with or without a scope
+        if kind in ENCODERS:
+            node.update(changed)
+        elif kind in PREPROCESSORS:
+            keys = changed.keys() & {'model', 'pretrained'}
+            node.update({key: changed[key] for key in keys})
         children = node.values()
     else:
         children = node if isinstance(node, (list, tuple)) else ()

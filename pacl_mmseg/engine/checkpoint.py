@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
@@ -18,8 +17,8 @@ PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint with ``torch.load(weights_only=True)``.
 
-    MMEngine's own runner adds log buffers and NumPy scalars to its files; those types
-    are allowed too, so that ordinary MMSeg checkpoints load as well.
+    MMEngine's own runner pickles log buffers into its files; those are refused too, and
+    load with its own runner.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -31,17 +30,8 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
             f'There is no checkpoint {path}: give the path of a .pth file that '
             'tools/train.py wrote.'
         )
-    allowed = [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        np._core.multiarray._reconstruct,
-        np._core.multiarray.scalar,
-        *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)),
-    ]
     try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise RuntimeError(
             f'{path} holds pickled objects beside tensors, or is no checkpoint; it was '

@@ -79,10 +79,11 @@ class PretrainHook(Hook):
         self._report(runner)
 
     def before_val(self, runner: Runner) -> None:
-        self._random_state = random_state()
+        runner.random_state_before_val = random_state()
 
     def after_val(self, runner: Runner) -> None:
-        set_random_state(self._random_state)
+        set_random_state(runner.random_state_before_val)
+        runner.random_state_before_val = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs; leave only tensors and plain values."""

@@ -27,9 +27,6 @@ class _EndlessBatches:
     def start(self) -> None:
         self.iterator = iter(self.dataloader)
 
-    def skip_iter(self, num_iters: int) -> None:
-        """Called by the stock loop on resuming; there is nothing to skip."""
-
     def __next__(self) -> Any:
         if self.iterator is None:
             self.start()
@@ -51,6 +48,12 @@ class PretrainLoop(IterBasedTrainLoop):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Upstream's loop has started the data workers by now, before it can know where
+        # to resume, and persistent workers would never hear of it.
+        early = getattr(self.dataloader, '_iterator', None)
+        if early is not None:
+            early._shutdown_workers()
+            self.dataloader._iterator = None
         self.dataloader_iterator = _EndlessBatches(self.dataloader)
         self.shard_progress = ShardProgress(
             getattr(self.dataloader.dataset, 'state', None)
@@ -62,10 +65,10 @@ class PretrainLoop(IterBasedTrainLoop):
         """Samples that all processes together take in one iteration."""
         return self.dataloader.batch_size * self.runner.world_size
 
-    def state_dict(self) -> dict:
-        """This rank's data position once the iteration under way has ended."""
+    def state_dict(self, iterations: int) -> dict:
+        """This rank's data position after so many iterations."""
         return dict(
-            samples=(self._iter + 1) * self.samples_per_iter,
+            samples=iterations * self.samples_per_iter,
             shards=self.shard_progress.state_dict(),
         )
 
@@ -86,10 +89,22 @@ class PretrainLoop(IterBasedTrainLoop):
             self.shard_progress = ShardProgress(dataset.state)
         self._resumed_random_state = random_state
 
-    def run(self) -> Any:
+    def run(self) -> None:
+        """Train. The stock loop but for resuming, where it would skip batches again."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
         if self._resumed_random_state is not None:
             # Making the iterator draws from torch's generator, as it did in the run
             # that is being resumed, so it comes first.
             self.dataloader_iterator.start()
             set_random_state(self._resumed_random_state)
-        return super().run()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            validate = self._iter % self.val_interval == 0
+            validate = validate or self._iter == self._max_iters
+            if validate and self.runner.val_loop and self._iter >= self.val_begin:
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class ContrastivePretrainRunner(Runner):
     """
 
     rank_states: list[dict] | None = None
+    random_state_before_val: dict | None = None  # set while validation runs
     _loaded: dict | None = None
     _training = False
 
@@ -54,12 +56,15 @@ class ContrastivePretrainRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """As ``Runner.wrap_model``, whose default wrapper is for a GPU only."""
         if self.distributed and not torch.cuda.is_available():
-            model_wrapper_cfg = dict(
+            defaults = dict(
                 broadcast_buffers=False,
                 find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-                **(model_wrapper_cfg or {}),
-                device_ids=None,
             )
+            model_wrapper_cfg = {
+                **defaults,
+                **(model_wrapper_cfg or {}),
+                'device_ids': None,
+            }
         return super().wrap_model(model_wrapper_cfg, model)
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
@@ -89,13 +94,26 @@ class ContrastivePretrainRunner(Runner):
         self._training = True
         return super().train()
 
+    def test(self) -> dict[str, float]:
+        """As ``Runner.test``; an embedder that was never trained is an error."""
+        trained = any(p.requires_grad for p in self.bare_model.parameters())
+        if trained and self._load_from is None and not self._has_loaded:
+            raise RuntimeError(
+                'This model has trained parts: give the checkpoint that holds them.'
+            )
+        return super().test()
+
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, **kwargs: Any
     ) -> None:
         """As ``Runner.save_checkpoint``, called on all ranks, and atomic."""
-        loop = self.train_loop
-        data = loop.state_dict() if isinstance(loop, PretrainLoop) else None
-        self.rank_states = all_gather_object(dict(random=random_state(), data=data))
+        loop, before_val = self.train_loop, self.random_state_before_val
+        data = None
+        if isinstance(loop, PretrainLoop):
+            # A best checkpoint is written in validation, when the iteration is over.
+            data = loop.state_dict(self.iter if before_val else self.iter + 1)
+        state = dict(random=before_val or random_state(), data=data)
+        self.rank_states = all_gather_object(state)
         if not is_main_process():
             return
         broken = [
@@ -136,15 +154,19 @@ class ContrastivePretrainRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.bare_model
         weights = checkpoint.get('state_dict', checkpoint)
+        for pattern, replacement in revise_keys:
+            weights = {re.sub(pattern, replacement, k): v for k, v in weights.items()}
         missing = [
             name
             for name, value in model.named_parameters()
-            if value.requires_grad and name not in weights
+            if value.requires_grad
+            and (name not in weights or weights[name].shape != value.shape)
         ]
         if missing and (self._resume or not self._training):
             raise RuntimeError(
-                f'{filename} lacks {len(missing)} trained parameters of this model '
-                f'(the first is {missing[0]}): it belongs to another config.'
+                f'{filename} lacks {len(missing)} trained parameters of this model, '
+                f'or has them in another shape (the first is {missing[0]}): it belongs '
+                'to another config.'
             )
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
         self._has_loaded = True
@@ -185,12 +207,12 @@ class ContrastivePretrainRunner(Runner):
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint of a work directory that was written last.
+    """The checkpoint of a work directory that is furthest in training.
 
     A run that is killed between writing a checkpoint and noting its name in
     ``last_checkpoint`` leaves a stale note, so the files themselves decide.
     """
     files = [*Path(work_dir).glob('iter_*.pth'), *Path(work_dir).glob('epoch_*.pth')]
     if files:
-        return str(max(files, key=lambda file: file.stat().st_mtime_ns))
+        return str(max(files, key=lambda file: int(file.stem.split('_')[1])))
     return find_latest_checkpoint(work_dir) or None

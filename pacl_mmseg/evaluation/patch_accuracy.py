@@ -43,6 +43,8 @@ class PatchAccuracy(BaseMetric):
         side = self.patch_size
         rows, columns = (length // side for length in labels.shape)
         height, width = rows * side, columns * side
+        if height == 0 or width == 0:  # smaller than a patch
+            return 0, 0
         # Halfway between the patch's middle pixels.
         centres = F.interpolate(
             logits[None, :, :height, :width], (rows, columns), mode='bilinear'

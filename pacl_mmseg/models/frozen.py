@@ -65,16 +65,24 @@ class FrozenModule(BaseModule):
         """Compare a checkpoint's encoder with this one.
 
         Raises:
-            RuntimeError: They have different weights.
+            RuntimeError: They have different weights, or the checkpoint trained this
+                encoder, which a frozen one would ignore.
         """
-        if not self.frozen or state.numel() == 0:
+        if state.numel() == 0:
+            if self.frozen:
+                raise RuntimeError(
+                    f'The checkpoint holds a trained encoder, but {self.description} '
+                    'is frozen here and keeps its own weights: set frozen=False, or '
+                    'export the trained one (tools/export_open_clip.py).'
+                )
             return
         other = json.loads(bytes(state.tolist()))
-        if other['sha256'] != self.fingerprint():
+        mine = self.fingerprint() if self.frozen else weights_fingerprint(self)
+        if other['sha256'] != mine:
             raise RuntimeError(
                 f'The checkpoint was trained over {other["encoder"]} (fingerprint '
                 f'{other["sha256"][:12]}), but this config builds {self.description} '
-                f'(fingerprint {self.fingerprint()[:12]}): load the weights it was '
+                f'(fingerprint {mine[:12]}): load the weights it was '
                 'trained with, or another checkpoint.'
             )
 

@@ -196,6 +196,20 @@ def test_a_checkpoint_of_other_encoders_is_refused(config):
         runner.test()
 
 
+def test_an_embedder_of_another_shape_is_refused(config):
+    run(config)
+    config.load_from = str(Path(config.work_dir) / 'iter_6.pth')
+    config.model.neck.hidden_channels = 7
+    config.experiment_name = 'other_shape'
+    with pytest.raises(RuntimeError, match='in another shape.*another config'):
+        RUNNERS.build(config).test()
+
+
+def test_an_untrained_embedder_is_not_tested(config):
+    with pytest.raises(RuntimeError, match='give the checkpoint that holds them'):
+        RUNNERS.build(config).test()
+
+
 class Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -217,7 +231,10 @@ def test_bad_checkpoints_end_in_one_error(config, tmp_path, kind):
         error, message = RuntimeError, 'nothing in it was executed'
     elif kind == 'foreign':
         torch.save(dict(state_dict={'some.weight': torch.zeros(1)}), path)
-        error, message = RuntimeError, r'lacks 6 trained parameters.*neck\.main\.0'
+        error, message = (
+            RuntimeError,
+            r'lacks 6 trained parameters.*first is neck\.main\.0',
+        )
     else:
         error, message = FileNotFoundError, 'There is no checkpoint'
     config.load_from = str(path)

@@ -56,6 +56,26 @@ def test_unfrozen_is_an_ordinary_module(tiny_clip):
     torch.testing.assert_close(target.visual.conv1.weight, source.visual.conv1.weight)
 
 
+def test_a_trained_encoder_is_not_silently_dropped(tiny_clip):
+    trained = PACLBackbone(tiny_clip, frozen=False)
+    with pytest.raises(RuntimeError, match='holds a trained encoder.*frozen=False'):
+        PACLBackbone(tiny_clip).load_state_dict(trained.state_dict())
+
+
+def test_frozen_backbone_loads_its_weights_when_built(tmp_path):
+    source = MODELS.build(VIT)
+    source.init_weights()
+    source.eval()
+    torch.save(source.state_dict(), tmp_path / 'vit.pth')
+    config = dict(
+        VIT, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vit.pth'))
+    )
+    frozen = FrozenBackbone(config)
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(frozen(images)[0], source(images)[0])
+    FrozenBackbone(config).load_state_dict(frozen.state_dict())  # the same encoder
+
+
 def test_frozen_backbone_of_mmpretrain():
     backbone = FrozenBackbone(VIT).train()
     (maps,) = backbone(torch.randn(2, 3, 32, 32))

@@ -87,7 +87,7 @@ def test_trained_text_encoder_gets_a_new_bank(encoder):
 def test_loss_is_info_nce_over_the_compatibility(encoder, options):
     head = ZeroShotTextHead(
         encoder,
-        vocabulary=['cat'],
+        vocabulary=['cat', 'dog'],
         compatibility=options,
         loss_decode=dict(type='InfoNCELoss', logit_scale=5.0),
     )
@@ -172,11 +172,13 @@ def test_set_vocabulary_on_a_segmentor_reaches_sliding_windows(tiny_model):
     assert result.seg_logits.data.shape == (5, 40, 40)
     model.decode_head = torch.nn.Identity()
     with pytest.raises(TypeError, match='only a ZeroShotTextHead'):
-        set_vocabulary(model, ['a'])
+        set_vocabulary(model, ['a', 'b'])
 
 
 def test_pretrained_logit_scale(encoder):
-    head = ZeroShotTextHead(encoder, vocabulary=['cat'], logit_scale='pretrained')
+    head = ZeroShotTextHead(
+        encoder, vocabulary=['cat', 'dog'], logit_scale='pretrained'
+    )
     assert math.isclose(head.logit_scale, 1 / 0.07, rel_tol=1e-5)
 
 
@@ -186,7 +188,8 @@ def test_pretrained_logit_scale(encoder):
         (dict(), 'Give either vocabulary or dataset_name'),
         (dict(vocabulary=['a'], dataset_name='voc20'), 'Give either'),
         (dict(dataset_name='voc2'), "'voc2'"),
-        (dict(vocabulary=['a'], templates='pacl8'), 'pacl7'),
+        (dict(vocabulary=['a', 'b'], templates='pacl8'), 'pacl7'),
+        (dict(vocabulary=['a']), "With 'a' alone"),
         (dict(vocabulary=['a'], background=dict(rule='entrop')), 'must be one of'),
         (dict(vocabulary=['a', 'b'], background=dict(rule='entropy')), 'threshold'),
     ],
@@ -197,7 +200,7 @@ def test_bad_arguments(encoder, options, message):
 
 
 def test_helpful_errors_in_use(encoder):
-    head = ZeroShotTextHead(encoder, vocabulary=['cat'])
+    head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'])
     with pytest.raises(ValueError, match='PatchEmbedder.*in_channels=32'):
         head([torch.zeros(1, 32, 2, 2)])
     with pytest.raises(ValueError, match='trains on captions'):

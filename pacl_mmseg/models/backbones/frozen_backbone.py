@@ -24,17 +24,26 @@ class FrozenBackbone(FrozenModule):
                 init_cfg=dict(type='Pretrained', checkpoint='dino.pth')))
 
     Args:
-        backbone: Config of the backbone; it must return feature maps.
+        backbone: Config of the backbone; it must return feature maps. Without
+            ``init_cfg`` its weights are random, other ones in every process, and what
+            is trained on top of them cannot be tested in another.
     """
 
     def __init__(self, backbone: dict) -> None:
         super().__init__(frozen=True)
         self.backbone = MODELS.build(backbone)
+        # Now, not when training starts: testing needs the same weights.
+        self.backbone.init_weights()
+        self._weights = (backbone.get('init_cfg') or {}).get('checkpoint')
         self.freeze()
+
+    def init_weights(self) -> None:
+        """Nothing: the weights are there since construction."""
 
     @property
     def description(self) -> str:
-        return f'a frozen {type(self.backbone).__name__}'
+        weights = self._weights or 'random weights'
+        return f'a frozen {type(self.backbone).__name__} ({weights})'
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:

@@ -98,6 +98,12 @@ class PACLBackbone(FrozenModule):
         self.output = output
         self.output_cls_token = output_cls_token
         self.dense_attention = dense_attention
+        # What the outputs never pass through cannot train.
+        self.visual.transformer.resblocks[max(self.out_indices) + 1 :].requires_grad_(
+            False
+        )
+        self.visual.ln_post.requires_grad_(output != 'block')
+        self.visual.proj.requires_grad_(output == 'projection')
         self.freeze()
         if frozen:
             self.fingerprint()  # of the weights as loaded, before any loss of precision
@@ -131,6 +137,8 @@ class PACLBackbone(FrozenModule):
                     tokens = block(tokens)
                 if index in self.out_indices:
                     outs.append(self._format(tokens, grid, inputs.dtype))
+                if index == max(self.out_indices):
+                    break
         return tuple(outs)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

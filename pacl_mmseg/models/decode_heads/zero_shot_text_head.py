@@ -43,7 +43,8 @@ class ZeroShotTextHead(BaseDecodeHead):
             where no class reaches the probability ``threshold``) or ``'entropy'``
             (background where the entropy of the class distribution, in nats, exceeds
             ``threshold``; the PACL paper: 1.5). With the last two the names of class 0
-            are not used. Applied to each window's upsampled scores.
+            are not used, after ``set_vocabulary`` too. The rule is applied to the
+            upsampled scores of each window, before windows are averaged.
         loss_decode: Config of the loss.
 
     Raises:
@@ -75,6 +76,10 @@ class ZeroShotTextHead(BaseDecodeHead):
                 f'The background rule {rule!r} needs background.threshold.'
             )
         names = _resolve_vocabulary(vocabulary, dataset_name)
+        if rule != 'none' and len(names.classes) < 3:
+            raise ValueError(
+                f'The background rule {rule!r} needs two classes beside class 0.'
+            )
         encoder = MODELS.build(text_encoder)
         super().__init__(
             in_channels=encoder.embed_dims,
@@ -234,4 +239,10 @@ def _resolve_vocabulary(
         raise ValueError('Give either vocabulary or dataset_name.')
     if dataset_name is not None:
         return Vocabulary.from_dataset(dataset_name)
-    return Vocabulary.from_list(vocabulary)
+    names = Vocabulary.from_list(vocabulary)
+    if len(names.classes) < 2:
+        raise ValueError(
+            f'With {names.classes[0]!r} alone everything would be that: add a word for '
+            "the rest, such as 'background'."
+        )
+    return names

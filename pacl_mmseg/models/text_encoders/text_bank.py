@@ -50,7 +50,10 @@ def build_text_bank(
     embeddings, normalised again, as in CLIP's zero-shot classifier.
     """
     prompts = [t.format(name) for name in vocabulary.names for t in templates]
-    embeddings = encoder(prompts).unflatten(0, (len(vocabulary.names), len(templates)))
+    device = next(encoder.parameters()).device
+    with torch.autocast(device.type, enabled=False):  # kept, so not in low precision
+        embeddings = encoder(prompts)
+    embeddings = embeddings.unflatten(0, (len(vocabulary.names), len(templates)))
     embeddings = F.normalize(embeddings.mean(1), dim=-1)
     class_of = torch.tensor(vocabulary.class_of, device=embeddings.device)
     return TextBank(embeddings, class_of, len(vocabulary.classes))
