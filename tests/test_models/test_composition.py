@@ -121,7 +121,8 @@ def test_whole_experiments_can_be_inherited(tmp_path):
     assert config.test_dataloader.dataset.type == 'PascalVOC20Dataset'
 
 
-def test_training_step_under_autocast(tiny_model):
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_training_step_under_autocast(tiny_model, dtype):
     """What mixed precision does to a step, on any device."""
     torch.manual_seed(0)
     tiny_model.decode_head.compatibility = dict(mode='softmax', weight_scale=10.0)
@@ -129,7 +130,7 @@ def test_training_step_under_autocast(tiny_model):
     samples = [SegDataSample(metainfo=dict(caption=c)) for c in ('a cat', 'two dogs')]
     images = torch.randn(2, 3, 32, 32)
     full = model.loss(images, samples)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast('cpu', dtype):
         low = model.loss(images, samples)
     name = 'decode.loss_infonce'
     assert low[name].dtype == torch.float32
