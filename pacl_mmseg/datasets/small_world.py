@@ -376,25 +376,6 @@ class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
         return info
 
 
-def export_scenes(
-    out_dir: str | Path, split: str, num: int, seed: int = 0, size: int = 64
-) -> None:
-    """Write scenes as files, in the layout other tools expect.
-
-    ``images/000000.png``, ``masks/000000.png`` (class indices) and
-    ``captions.tsv``, whose lines are the image's path and its caption.
-    """
-    out_dir = Path(out_dir)
-    lines = []
-    for index in range(num):
-        scene = render_scene(index, split=split, seed=seed, size=size)
-        name = f'{index:06d}.png'
-        _save_scene(scene, out_dir / 'images' / name, out_dir / 'masks' / name)
-        lines.append(f'images/{name}\t{scene.caption}\n')
-    out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / 'captions.tsv').write_text(''.join(lines), encoding='utf-8')
-
-
 def _save_scene(scene: Scene, image_path: Path, mask_path: Path) -> None:
     for path, array in ((image_path, scene.image[..., ::-1]), (mask_path, scene.mask)):
         if not path.exists():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
+
+from pacl_mmseg.prompts.nearest import did_you_mean
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'plain': ('{}',),
@@ -62,8 +63,7 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         if templates in _BORROWED:
             return _BORROWED[templates]()
         names = sorted([*TEMPLATES, *_BORROWED])
-        nearest = difflib.get_close_matches(templates, names, n=1)
-        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+        hint = did_you_mean(templates, names)
         raise ValueError(
             f'unknown template set {templates!r}; known sets: {", ".join(names)}.'
             f'{hint} (Give templates of your own as a list.)'

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pacl_mmseg.prompts.nearest import did_you_mean
 
 _DATA = Path(__file__).parent
 
@@ -93,8 +94,7 @@ class Vocabulary:
             # One name per class: what mmseg writes is never a synonym list.
             return cls.from_list([[entry] for entry in get_classes(name)])
         known = sorted([*files, *aliases])
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+        hint = did_you_mean(name, known)
         raise ValueError(
             f'no class names are known for dataset {name!r}; known: '
             f'{", ".join(known)}.{hint}'

@@ -19,7 +19,6 @@ from pacl_mmseg.datasets.small_world import (
     TEXTURES,
     SmallWorldCaptions,
     SmallWorldSegmentation,
-    export_scenes,
     render_scene,
 )
 from pacl_mmseg.registry import DATASETS
@@ -250,17 +249,3 @@ def test_cached_files_are_the_scenes(tmp_path):
     captions = SmallWorldCaptions(3, split='val', cache_dir=str(tmp_path))
     assert captions[1]['img_path'] == item['img_path']
     assert {path: path.stat().st_mtime_ns for path in files} == files
-
-
-def test_export(tmp_path):
-    export_scenes(tmp_path, 'test', 3, seed=1)
-    lines = (tmp_path / 'captions.tsv').read_text().splitlines()
-    assert len(lines) == 3
-    for index, line in enumerate(lines):
-        name, caption = line.split('\t')
-        scene = render_scene(index, split='test', seed=1)
-        assert caption == scene.caption
-        image = cv2.imread(str(tmp_path / name))
-        np.testing.assert_array_equal(image, scene.image[..., ::-1])
-        mask = cv2.imread(str(tmp_path / 'masks' / f'{index:06d}.png'), -1)
-        np.testing.assert_array_equal(mask, scene.mask)

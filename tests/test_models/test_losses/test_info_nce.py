@@ -1,7 +1,6 @@
 """Tests of the InfoNCE loss, in one process and in several."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,6 @@ from pacl_mmseg.ops import compatibility
 from pacl_mmseg.registry import MODELS
 
 IMAGES, TOKENS, DIM = 16, 9, 6
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread() -> Iterator[None]:
-    """Tensors here are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_phi(pairs: int = 6) -> Tensor:
