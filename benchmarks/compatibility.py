@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from memory import process_bytes
 from torch import Tensor
 
 from pacl_mmseg.ops import compatibility, compatibility_reference
@@ -69,15 +70,6 @@ def measure_time(
             if turn > 0:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def process_bytes(field: str) -> int:
-    """A size of this process, by its name in /proc/self/status, in bytes."""
-    with open('/proc/self/status') as file:
-        for line in file:
-            if line.startswith(f'{field}:'):
-                return 1024 * int(line.split()[1])
-    raise RuntimeError(f'/proc/self/status has no {field}.')
 
 
 def measure_memory(name: str, size: int, options: argparse.Namespace) -> int:

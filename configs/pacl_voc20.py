@@ -3,4 +3,4 @@ _base_ = [
     '_base_/datasets/voc20.py',
     '_base_/default_runtime.py',
 ]
-model = dict(decode_head=dict(dataset_name='voc20'))
+model = dict(decode_head=dict(dataset_name='voc20', logit_scale=40.0))

@@ -3,10 +3,11 @@ _base_ = [
     '_base_/datasets/voc21.py',
     '_base_/default_runtime.py',
 ]
-# The paper's rule: background where the entropy over the 20 classes exceeds 1.5 nats.
-# Others: rule='threshold' with a probability, or rule='none' (the word competes).
+# Background competes by its names, and is also where no class is probable; so are
+# classes with less than a tenth of the foreground.
 model = dict(
-    decode_head=dict(
-        dataset_name='voc21', background=dict(rule='entropy', threshold=1.5)
-    )
+    decode_head=dict(dataset_name='voc21', logit_scale=65.0),
+    test_cfg=dict(
+        background=dict(rule='probability', threshold=0.1), area_threshold=0.1
+    ),
 )

@@ -16,6 +16,7 @@ import pacl_mmseg  # noqa: F401  (registers everything)
 # The models are tiny: more threads only get in each other's way. Subprocesses too.
 os.environ['OMP_NUM_THREADS'] = '1'
 torch.set_num_threads(1)
+os.environ['PACL_CACHE_DIR'] = ''  # text banks are not kept from test to test
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_CLIP = dict(

@@ -7,6 +7,8 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
+    type='EncoderDecoder',
+    test_cfg=dict(_delete_=True, mode='whole'),
     neck=None,
     decode_head=dict(
         _delete_=True,
@@ -35,3 +37,5 @@ train_dataloader = dict(
 train_cfg = dict(max_iters=300, val_interval=300)
 optim_wrapper = dict(optimizer=dict(lr=2e-2, weight_decay=0.0))
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=300))
+val_evaluator = _base_.metrics  # a stock model knows one protocol
+test_evaluator = val_evaluator

@@ -1,23 +1,33 @@
+from pacl_mmseg.datasets.coco_object import COCOObjectDataset
 from pacl_mmseg.datasets.draws import DrawSampler, ShuffledDraws
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
+from pacl_mmseg.datasets.large_vocabulary import (
+    ADE20K847Dataset,
+    PascalContext459Dataset,
+)
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.small_world import SmallWorldCaptions, SmallWorldSegmentation
 from pacl_mmseg.datasets.transforms import (
     CLIPResizeCrop,
     LoadPILImage,
+    LoadSegmentationMask,
     NounPrompt,
     PickCaption,
 )
 from pacl_mmseg.datasets.voc20 import PascalVOC20Dataset
 
 __all__ = [
+    'ADE20K847Dataset',
     'CLIPResizeCrop',
+    'COCOObjectDataset',
     'CaptionListDataset',
     'CocoCaptionsDataset',
     'DrawSampler',
     'ImageTextShards',
     'LoadPILImage',
+    'LoadSegmentationMask',
     'NounPrompt',
+    'PascalContext459Dataset',
     'PascalVOC20Dataset',
     'PickCaption',
     'ShuffledDraws',

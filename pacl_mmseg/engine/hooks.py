@@ -7,10 +7,12 @@ from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
+from torch.utils.data import Dataset
 
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
 from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.registry import HOOKS
 
 
@@ -20,8 +22,10 @@ class PretrainHook(Hook):
 
     The runner registers it by itself. Every iteration it stops the run on a non-finite
     loss (before a checkpoint is written), follows the position in the shards and logs
-    ``samples_per_s``. It keeps validation from moving the random generators, and
-    reports skipped samples every ``report_interval`` iterations and at the end.
+    ``samples_per_s``. Before validation and test it compares the number of classes of
+    the vocabulary with the dataset's. It keeps validation from moving the random
+    generators, and reports skipped samples every ``report_interval`` iterations and at
+    the end.
 
     Args:
         report_interval: Iterations between two reports of skipped samples.
@@ -79,11 +83,15 @@ class PretrainHook(Hook):
         self._report(runner)
 
     def before_val(self, runner: Runner) -> None:
+        _check_vocabulary(runner, runner.val_dataloader.dataset)
         runner.random_state_before_val = random_state()
 
     def after_val(self, runner: Runner) -> None:
         set_random_state(runner.random_state_before_val)
         runner.random_state_before_val = None
+
+    def before_test(self, runner: Runner) -> None:
+        _check_vocabulary(runner, runner.test_dataloader.dataset)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs; leave only tensors and plain values."""
@@ -103,3 +111,17 @@ class PretrainHook(Hook):
         if summary != self._reported:
             runner.logger.info(f'Samples so far: {summary}')
             self._reported = summary
+
+
+def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:
+    """Complain before the first image if predictions cannot be compared with labels."""
+    head = getattr(runner.bare_model, 'decode_head', None)
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if not isinstance(head, ZeroShotTextHead) or classes is None:
+        return
+    if len(classes) != head.num_classes:
+        raise ValueError(
+            f'The vocabulary has {head.num_classes} classes, but '
+            f'{type(dataset).__name__} has {len(classes)}: set '
+            'model.decode_head.dataset_name to the benchmark that is tested.'
+        )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmseg.evaluation import IoUMetric
 
+from pacl_mmseg.prompts.nearest import did_you_mean
 from pacl_mmseg.registry import METRICS
 
 
@@ -28,15 +29,25 @@ class GroupIoUMetric(IoUMetric):
         super().__init__(**kwargs)
         self.groups = groups
 
+    @IoUMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        # MMEngine sets it when it builds the loop: an error here costs no evaluation.
+        for group, names in self.groups.items():
+            for name in names:
+                if name not in dataset_meta['classes']:
+                    raise ValueError(
+                        f'Group {group!r} of GroupIoUMetric names {name!r}, which is '
+                        'no class of the dataset.'
+                        + did_you_mean(name, dataset_meta['classes'])
+                    )
+        self._dataset_meta = dataset_meta
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         metrics = super().compute_metrics(results)
         intersection, union, *_ = (sum(areas) for areas in zip(*results, strict=True))
         iou = np.asarray(intersection) / np.asarray(union)
         classes = list(self.dataset_meta['classes'])
         for group, names in self.groups.items():
-            unknown = sorted(set(names) - set(classes))
-            if unknown:
-                raise ValueError(f'Group {group!r} has unknown classes: {unknown}.')
             values = iou[[classes.index(name) for name in names]]
             metrics[f'mIoU/{group}'] = round(float(np.nanmean(values)) * 100, 2)
         return metrics

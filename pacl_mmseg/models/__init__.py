@@ -3,6 +3,7 @@ from pacl_mmseg.models.data_preprocessor import CLIPDataPreProcessor
 from pacl_mmseg.models.decode_heads import ZeroShotTextHead
 from pacl_mmseg.models.losses import InfoNCELoss
 from pacl_mmseg.models.necks import PatchEmbedder
+from pacl_mmseg.models.segmentors import ZeroShotSegmentor
 from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     'OpenCLIPTextEncoder',
     'PACLBackbone',
     'PatchEmbedder',
+    'ZeroShotSegmentor',
     'ZeroShotTextHead',
 ]

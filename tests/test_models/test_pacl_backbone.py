@@ -70,6 +70,16 @@ def test_any_size_and_stride(tiny_clip, size, stride, grid):
     assert maps.isfinite().all()
 
 
+@pytest.mark.parametrize('stride', [None, 4])
+def test_crop_leaves_out_the_rest(tiny_clip, stride):
+    backbone = PACLBackbone(tiny_clip, stride=stride, fit='crop')
+    image = torch.randn(1, 3, 35, 47)
+    used = image[..., :32, :40] if stride is None else image[..., :32, :44]
+    torch.testing.assert_close(backbone(image)[0], backbone(used)[0])
+    # Nothing is left of an image smaller than a patch: it is resized.
+    assert backbone(torch.randn(1, 3, 5, 40))[0].shape[-2:] == (1, 9 if stride else 5)
+
+
 def test_paper_grid_of_the_stride_trick():
     vitb16 = open_clip.get_model_config('ViT-B-16')
     vitb16['vision_cfg'].update(layers=1)
@@ -111,11 +121,12 @@ def test_frozen_whatever_the_trainer_does(tiny_clip, images):
     assert unfrozen.visual.conv1.weight.grad is not None
 
 
+@pytest.mark.parametrize('dense_attention', [None, 'naclip'])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('bfloat16', 0.1), ('float16', 0.02)])
-def test_low_precision(tiny_clip, images, dtype, tolerance):
-    full = PACLBackbone(tiny_clip)
+def test_low_precision(tiny_clip, images, dtype, tolerance, dense_attention):
+    full = PACLBackbone(tiny_clip, dense_attention=dense_attention)
     (expected,) = full(images)
-    low = PACLBackbone(tiny_clip, dtype=dtype)
+    low = PACLBackbone(tiny_clip, dtype=dtype, dense_attention=dense_attention)
     (maps,) = low(images)
     assert maps.dtype == torch.float32
     error = (maps - expected).norm() / expected.norm()
@@ -123,8 +134,9 @@ def test_low_precision(tiny_clip, images, dtype, tolerance):
     assert low.fingerprint() == full.fingerprint()
 
 
-def test_autocast(tiny_clip, images):
-    backbone = PACLBackbone(tiny_clip)
+@pytest.mark.parametrize('dense_attention', [None, 'naclip'])
+def test_autocast(tiny_clip, images, dense_attention):
+    backbone = PACLBackbone(tiny_clip, dense_attention=dense_attention)
     (expected,) = backbone(images)
     with torch.autocast('cpu', torch.bfloat16):
         (maps,) = backbone(images)
@@ -137,7 +149,14 @@ def test_autocast(tiny_clip, images):
         (dict(output='tokens'), 'output must be one of'),
         (dict(stride=9), r'stride must be in 1\.\.8'),
         (dict(out_indices=2), 'the tower has 2 layers'),
-        (dict(dense_attention='sclipp'), 'dense_attention must be None or one of'),
+        (dict(fit='pad'), "fit must be one of .'resize', 'crop'., not 'pad'"),
+        (dict(interpolate_offset=1.0), r'interpolate_offset must be in \[0, 1\)'),
+        (dict(dense_attention='sclipp'), "not 'sclipp'. Did you mean 'sclip'"),
+        (dict(dense_attention=dict(std=3)), 'dense_attention must be None or one of'),
+        (
+            dict(dense_attention=dict(type='naclip', sigma=3)),
+            "'naclip' has no option 'sigma'; it has: std",
+        ),
         (dict(dtype='bfloat16', frozen=False), 'keeps float32 weights'),
         (dict(pretrained='no/such/file.pt'), 'is not a file'),
         (dict(model='ViT-B-61'), "did you mean 'ViT-B-16'"),

@@ -60,7 +60,6 @@ def test_bank_is_computed_once_per_vocabulary(encoder):
     head(maps), head(maps)
     head.set_vocabulary(['bird', 'cow', 'hen'])
     assert head(maps).shape[1] == head.num_classes == 3
-    head.set_vocabulary(['cat', 'dog'])
     head(maps)
     assert len(calls) == 2
 
@@ -102,35 +101,6 @@ def test_loss_is_info_nce_over_the_compatibility(encoder, options):
     torch.testing.assert_close(losses['loss_infonce'], expected / 2)
     accuracy = (phi.argmax(1) == target).float().mean() * 100
     torch.testing.assert_close(losses['acc_i2t'].float(), accuracy)
-
-
-def head_with_rule(encoder, **background):
-    return ZeroShotTextHead(
-        encoder, dataset_name='voc21', background=background, logit_scale=20
-    )
-
-
-def test_background_rules(encoder):
-    maps = [torch.randn(1, 24, 6, 6)]
-    meta = [dict(img_shape=torch.Size([6, 6]))]
-    named = head_with_rule(encoder, rule='none')
-    assert named.predict(maps, meta, None).shape[1] == 21
-    head = head_with_rule(encoder, rule='threshold', threshold=0.3)
-    scores = head.predict(maps, meta, None)
-    probabilities = head(maps).softmax(1)
-    assert probabilities.shape[1] == 20
-    assert scores.shape[1] == head.num_classes == 21
-    is_background = probabilities.amax(1) < 0.3
-    assert 0 < is_background.float().mean() < 1
-    assert torch.equal(scores.argmax(1) == 0, is_background)
-    assert torch.equal(
-        scores.argmax(1)[~is_background] - 1, probabilities.argmax(1)[~is_background]
-    )
-    entropy = -(probabilities * probabilities.log()).sum(1)
-    threshold = entropy.flatten().sort().values[17:19].mean().item()
-    head = head_with_rule(encoder, rule='entropy', threshold=threshold)
-    background = head.predict(maps, meta, None).argmax(1) == 0
-    assert torch.equal(background, entropy > threshold)
 
 
 def test_stock_slide_whole_and_tta_inference(tiny_model):
@@ -190,8 +160,6 @@ def test_pretrained_logit_scale(encoder):
         (dict(dataset_name='voc2'), "'voc2'"),
         (dict(vocabulary=['a', 'b'], templates='pacl8'), 'pacl7'),
         (dict(vocabulary=['a']), "With 'a' alone"),
-        (dict(vocabulary=['a'], background=dict(rule='entrop')), 'must be one of'),
-        (dict(vocabulary=['a', 'b'], background=dict(rule='entropy')), 'threshold'),
     ],
 )
 def test_bad_arguments(encoder, options, message):

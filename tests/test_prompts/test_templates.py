@@ -1,7 +1,6 @@
 import pytest
-from mmseg.utils import get_classes
 
-from pacl_mmseg.prompts import TEMPLATES, Vocabulary, get_templates
+from pacl_mmseg.prompts import TEMPLATES, get_templates
 
 
 @pytest.mark.parametrize(
@@ -39,45 +38,3 @@ def test_unknown_set_names_all_and_the_nearest():
     assert "mean 'imagenet80'" in str(error.value)
     with pytest.raises(ValueError, match='empty'):
         get_templates([])
-
-
-def test_vocabulary_from_list():
-    vocabulary = Vocabulary.from_list(
-        ['sky', 'person, people,person', ['tv', 'screen'], 'screen']
-    )
-    assert vocabulary.names == (
-        'sky', 'person', 'people', 'tv', 'screen', 'screen',
-    )  # fmt: skip
-    assert vocabulary.class_of == (0, 1, 1, 2, 2, 3)
-    assert vocabulary.classes == ('sky', 'person', 'tv', 'screen')
-    assert vocabulary == Vocabulary.from_list(
-        ['sky', 'person,people', 'tv,screen', 'screen']
-    )
-
-
-@pytest.mark.parametrize('entries', [[], ['a', ''], ['a, ,b'], [['a', ' ']], [[]]])
-def test_empty_names_are_refused(entries):
-    with pytest.raises(ValueError, match=r'empty name|at least one'):
-        Vocabulary.from_list(entries)
-
-
-def test_voc_lists_agree_with_mmseg():
-    voc = tuple(get_classes('voc'))
-    voc21, voc20 = Vocabulary.from_dataset('voc21'), Vocabulary.from_dataset('voc20')
-    assert voc21.classes == voc
-    assert voc20.classes == voc[1:]
-    assert voc21.names[1:] == voc20.names
-    television = voc20.class_of[voc20.names.index('television')]
-    assert voc20.classes[television] == 'tvmonitor'
-
-
-@pytest.mark.parametrize('name', ['ade20k', 'cityscapes', 'pcontext', 'coco-stuff'])
-def test_other_datasets_are_those_of_mmseg(name):
-    vocabulary = Vocabulary.from_dataset(name)
-    assert vocabulary.classes == tuple(name.strip() for name in get_classes(name))
-    assert vocabulary.class_of == tuple(range(len(vocabulary.classes)))
-
-
-def test_unknown_dataset_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'ade20'.*known: .*voc20.*mean 'ade20k'"):
-        Vocabulary.from_dataset('ade20')

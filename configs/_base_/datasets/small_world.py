@@ -1,4 +1,5 @@
 # Procedural scenes: captions to train, exact masks to validate and test.
+benchmark = 'small_world'
 train_pipeline = [
     dict(type='NounPrompt', prob=1.0, templates='pacl7', nouns='given'),
     dict(
@@ -52,7 +53,7 @@ seen = [
     for colour in ('red', 'green', 'blue', 'yellow', 'purple', 'cyan')
     if f'{texture} {colour}' not in held_out
 ]
-val_evaluator = [
+metrics = [
     dict(
         type='GroupIoUMetric',
         iou_metrics=['mIoU'],
@@ -60,6 +61,7 @@ val_evaluator = [
     ),
     dict(type='PatchAccuracy', patch_size=8),
 ]
+val_evaluator = [*metrics, dict(type='PresentClassesIoUMetric', iou_metrics=['mIoU'])]
 test_evaluator = val_evaluator
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

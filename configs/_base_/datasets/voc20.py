@@ -1,36 +1,22 @@
-# Pascal VOC 2012 val, 20 classes, background ignored. Evaluation only.
-_base_ = ['mmseg::_base_/datasets/pascal_voc12.py']
+# Pascal VOC 2012 val, 20 classes; background is ignored.
+_base_ = ['mmseg::_base_/datasets/pascal_voc12.py', '../evaluation.py']
 
-scale = (2048, 336)  # short side 336, the field's protocol with windows of 224
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
+benchmark = 'voc20'
+data_root = '{{$PACL_DATA_ROOT:data}}/VOCdevkit/VOC2012'
+resize = dict(type='Resize', scale=(2048, 336), keep_ratio=True)
+load_mask = dict(type='LoadSegmentationMask', num_classes=20)
+test_pipeline = [_base_.load_image, resize, load_mask, _base_.pack]
 tta_pipeline = [
-    dict(type='LoadImageFromFile'),
+    _base_.load_image,
     dict(
         type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale=scale, keep_ratio=True)],
-            [
-                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-            ],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
+        transforms=[[resize], _base_.flips, [load_mask], [_base_.pack]],
     ),
 ]
 train_dataloader = None
 val_dataloader = dict(
-    num_workers=2,
-    dataset=dict(type='PascalVOC20Dataset', pipeline=test_pipeline),
+    dataset=dict(type='PascalVOC20Dataset', data_root=data_root, pipeline=test_pipeline)
 )
-test_dataloader = dict(
-    num_workers=2,
-    dataset=dict(type='PascalVOC20Dataset', pipeline=test_pipeline),
-)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+test_dataloader = val_dataloader
+val_evaluator = _base_.metrics
+test_evaluator = val_evaluator

@@ -3,15 +3,15 @@
 encoder = dict(model='ViT-B-16-quickgelu', pretrained='openai')
 
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(type='CLIPDataPreProcessor', **encoder),
+    type='ZeroShotSegmentor',
+    data_preprocessor=dict(type='CLIPDataPreProcessor', mixed_sizes=True, **encoder),
     backbone=dict(type='PACLBackbone', output='block', **encoder),
     neck=dict(type='PatchEmbedder', in_channels=768, out_channels=512),
     decode_head=dict(
         type='ZeroShotTextHead',
         text_encoder=dict(type='OpenCLIPTextEncoder', **encoder),
         dataset_name='voc20',
-        templates='pacl7',
+        templates='imagenet80',  # when testing, as most published figures
         # The paper's temperatures are not known for certain: 1 inside the softmax
         # over patches and 0.07 in the loss are what accounts of it say.
         compatibility=dict(mode='softmax', weight_scale=1.0, normalize_first=False),
@@ -19,5 +19,7 @@ model = dict(
         logit_scale=40.0,
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='slide', crop_size=(224, 224), stride=(112, 112)),
+    test_cfg=dict(
+        mode='slide', crop_size=(224, 224), stride=(112, 112), present_classes=True
+    ),
 )

@@ -10,7 +10,7 @@ encoder = dict(
     pretrained='{{ fileDirname }}/../../small_world/clip.safetensors',
 )
 model = dict(
-    type='EncoderDecoder',
+    type='ZeroShotSegmentor',
     data_preprocessor=dict(type='CLIPDataPreProcessor', **encoder),
     backbone=dict(type='PACLBackbone', output='block', **encoder),
     neck=dict(type='PatchEmbedder', in_channels=128, out_channels=64),
@@ -23,5 +23,5 @@ model = dict(
         loss_decode=dict(type='InfoNCELoss', logit_scale=1 / 0.07),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    test_cfg=dict(mode='whole', present_classes=True),
 )

@@ -1,4 +1,11 @@
 from .captions import NounPrompt, PickCaption
 from .loading import CLIPResizeCrop, LoadPILImage
+from .masks import LoadSegmentationMask
 
-__all__ = ['CLIPResizeCrop', 'LoadPILImage', 'NounPrompt', 'PickCaption']
+__all__ = [
+    'CLIPResizeCrop',
+    'LoadPILImage',
+    'LoadSegmentationMask',
+    'NounPrompt',
+    'PickCaption',
+]

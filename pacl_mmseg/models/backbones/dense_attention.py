@@ -1,31 +1,130 @@
 """Last attention blocks that keep patch tokens local, for training-free baselines.
 
-Each entry of ``DENSE_ATTENTION`` takes the last residual block of a CLIP ViT and the
-tokens that enter it, ``(N, 1 + T, C)``, and returns the tokens that leave it.
+Each variant takes the last residual block of a CLIP ViT, the tokens that enter it,
+``(N, 1 + h * w, C)`` with the CLS token first, and the token grid ``(h, w)``, and
+returns the tokens that leave the block. Each does what its authors' code does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 
+import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.prompts.nearest import did_you_mean
 
-def maskclip(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+attend = F.scaled_dot_product_attention
+
+
+def maskclip(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """MaskCLIP (ECCV 2022): every token attends to itself alone.
 
-    The authors' code (chongzhou96/MaskCLIP, ``mmseg/models/backbones/vit.py``) keeps
-    the residual connection and the feed-forward network of the block, and so do we.
+    As in chongzhou96/MaskCLIP, ``mmseg/models/backbones/vit.py``: the residual
+    connection and the feed-forward network of the block stay. (That repository runs
+    OpenAI's weights with GELU and a layer norm epsilon of 1e-6, CLIP itself QuickGELU
+    and 1e-5; which it is, the backbone's ``model`` says.)
     """
-    width = x.shape[-1]
-    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-    value = F.linear(block.ln_1(x), weight[2 * width :], bias[2 * width :])
-    x = x + block.ls_1(block.attn.out_proj(value))
+    _, _, v = _query_key_value(block, x)
+    return _feed_forward(block, x + _project(block, v))
+
+
+def sclip(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """SCLIP (ECCV 2024): ``softmax(q q^T) + softmax(k k^T)``, not normalised again.
+
+    As in wangf3014/SCLIP, ``clip/model.py``: the residual connection and the
+    feed-forward network stay. Rows of the attention sum to 2, in paper and code.
+    """
+    q, k, v = _query_key_value(block, x)
+    return _feed_forward(block, x + _project(block, attend(q, q, v) + attend(k, k, v)))
+
+
+def clearclip(
+    block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """ClearCLIP (ECCV 2024): ``softmax(q q^T)``, no residual, no feed-forward network.
+
+    As in mc-lan/ClearCLIP, ``open_clip/transformer.py``.
+    """
+    q, _, v = _query_key_value(block, x)
+    return _project(block, attend(q, q, v))
+
+
+def naclip(
+    block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int], std: float = 5.0
+) -> Tensor:
+    """NACLIP (WACV 2025): ``softmax(k k^T + neighbourhood)``, the block reduced to it.
+
+    As in sinahmr/NACLIP, ``clip/model.py`` (``arch='reduced'``): no residual connection
+    and no feed-forward network. The neighbourhood, added to the scaled products, is a
+    Gaussian of the distance of two patches with peak 1, and 0 where CLS is involved.
+
+    Args:
+        std: Standard deviation of the neighbourhood, in tokens.
+    """
+    _, k, v = _query_key_value(block, x)
+    neighbourhood = _neighbourhood(grid, std, k.device).to(k.dtype)
+    return _project(block, attend(k, k, v, attn_mask=neighbourhood))
+
+
+DenseAttention = Callable[[ResidualAttentionBlock, Tensor, tuple[int, int]], Tensor]
+DENSE_ATTENTION: dict[str, DenseAttention] = {
+    'maskclip': maskclip,
+    'sclip': sclip,
+    'clearclip': clearclip,
+    'naclip': naclip,
+}
+
+
+def build_dense_attention(variant: str | Mapping) -> DenseAttention:
+    """A variant by name, or with options: ``dict(type='naclip', std=3.0)``.
+
+    Raises:
+        ValueError: Unknown variant or option.
+    """
+    options = dict(type=variant) if isinstance(variant, str) else dict(variant)
+    name = options.pop('type', None)
+    if name not in DENSE_ATTENTION:
+        raise ValueError(
+            f'dense_attention must be None or one of {tuple(DENSE_ATTENTION)}, not '
+            f'{name!r}.{did_you_mean(str(name), DENSE_ATTENTION)}'
+        )
+    function = DENSE_ATTENTION[name]
+    known = list(inspect.signature(function).parameters)[3:]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f'dense_attention {name!r} has no option {option!r}; '
+                f'it has: {", ".join(known) or "none"}.'
+            )
+    return partial(function, **options)
+
+
+def _query_key_value(block: ResidualAttentionBlock, x: Tensor) -> tuple[Tensor, ...]:
+    """Each ``(N, heads, tokens, C / heads)``."""
+    attention = block.attn
+    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+    return qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _project(block: ResidualAttentionBlock, heads: Tensor) -> Tensor:
+    """The attention's output projection of ``(N, heads, tokens, C / heads)``."""
+    return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
+
+
+def _feed_forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-DENSE_ATTENTION: dict[str, Callable[[ResidualAttentionBlock, Tensor], Tensor]] = {
-    'maskclip': maskclip,
-}
+def _neighbourhood(grid: tuple[int, int], std: float, device: torch.device) -> Tensor:
+    """``(1 + h * w, 1 + h * w)``: Gaussian of the distance of two tokens; 0 for CLS."""
+    bells = []
+    for length in grid:
+        position = torch.arange(length, device=device)
+        distance = position[:, None] - position
+        bells.append(torch.exp(-(distance**2) / (2 * std**2)))
+    return F.pad(torch.kron(*bells), (1, 0, 1, 0))

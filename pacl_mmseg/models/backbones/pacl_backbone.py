@@ -10,12 +10,13 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl_mmseg.models.backbones.dense_attention import DENSE_ATTENTION
+from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.models.open_clip_model import build_open_clip, describe
 from pacl_mmseg.registry import MODELS
 
 OUTPUTS = ('block', 'norm', 'projection')
+FITS = ('resize', 'crop')
 
 
 @MODELS.register_module()
@@ -38,7 +39,18 @@ class PACLBackbone(FrozenModule):
         stride: Stride in pixels of the patch embedding, by default the patch size.
             A smaller one gives more, overlapping patches with no retraining (the
             paper's "stride trick", 224 px at stride 4: 53 x 53 tokens).
-        dense_attention: None, or a variant of the last block of ``DENSE_ATTENTION``.
+        fit: What becomes of an image that the patches do not tile exactly:
+            ``'resize'``, it is resized up to the next size that they do; ``'crop'``,
+            the rest at the right and at the bottom is left out, which is what SCLIP's
+            and NACLIP's code (NACLIP segments VOC without windows) does by
+            leaving it to the patch embedding. One smaller than a patch is resized.
+        interpolate_offset: Added to the token grid where the scale of resized position
+            embeddings is computed. DINO (``interpolate_pos_encoding``) introduced 0.1
+            against rounding, and the code of SCLIP, ClearCLIP and NACLIP has it; it
+            shifts what is sampled slightly. MaskCLIP and open_clip have none.
+        dense_attention: None, or a variant of the last block by name, ``'maskclip'``,
+            ``'sclip'``, ``'clearclip'``, ``'naclip'``, or with options
+            (:func:`~pacl_mmseg.models.backbones.dense_attention.build_dense_attention`).
         output_cls_token: Return ``[tokens, cls]`` in place of ``tokens``, as MMSeg's
             own ``VisionTransformer`` does.
         frozen: If False the tower trains.
@@ -57,7 +69,9 @@ class PACLBackbone(FrozenModule):
         output: str = 'block',
         out_indices: int | Sequence[int] = -1,
         stride: int | None = None,
-        dense_attention: str | None = None,
+        fit: str = 'resize',
+        interpolate_offset: float = 0.0,
+        dense_attention: str | Mapping | None = None,
         output_cls_token: bool = False,
         frozen: bool = True,
         dtype: str = 'float32',
@@ -66,10 +80,11 @@ class PACLBackbone(FrozenModule):
         super().__init__(frozen, init_cfg)
         if output not in OUTPUTS:
             raise ValueError(f'output must be one of {OUTPUTS}, not {output!r}.')
-        if dense_attention is not None and dense_attention not in DENSE_ATTENTION:
+        if fit not in FITS:
+            raise ValueError(f'fit must be one of {FITS}, not {fit!r}.')
+        if not 0 <= interpolate_offset < 1:
             raise ValueError(
-                f'dense_attention must be None or one of {tuple(DENSE_ATTENTION)}, '
-                f'not {dense_attention!r}.'
+                f'interpolate_offset must be in [0, 1), not {interpolate_offset}.'
             )
         if dtype != 'float32' and not frozen:
             raise ValueError(
@@ -97,7 +112,11 @@ class PACLBackbone(FrozenModule):
         self.stride = patch_size if stride is None else (stride, stride)
         self.output = output
         self.output_cls_token = output_cls_token
-        self.dense_attention = dense_attention
+        self.fit = fit
+        self.interpolate_offset = interpolate_offset
+        self._dense_attention = (
+            None if dense_attention is None else build_dense_attention(dense_attention)
+        )
         # What the outputs never pass through cannot train.
         self.visual.transformer.resblocks[max(self.out_indices) + 1 :].requires_grad_(
             False
@@ -117,13 +136,13 @@ class PACLBackbone(FrozenModule):
         """Encode normalised images.
 
         Args:
-            inputs: Images ``(N, 3, H, W)`` of any size. One that the patches do not
-                tile exactly is resized up to the next size that they do.
+            inputs: Images ``(N, 3, H, W)`` of any size; see ``fit``.
 
         Returns:
             One item per layer of ``out_indices``: tokens ``(N, C, h, w)`` with
-            ``h = ceil((H - patch) / stride) + 1`` (``H / patch`` at the default
-            stride), or ``[tokens, cls (N, C)]``.
+            ``h = (H - patch) / stride + 1`` (``H / patch`` at the default stride),
+            rounded up with ``fit='resize'`` and down with ``'crop'``, or
+            ``[tokens, cls (N, C)]``.
         """
         train = torch.is_grad_enabled() and not self.frozen
         with torch.set_grad_enabled(train):
@@ -131,8 +150,8 @@ class PACLBackbone(FrozenModule):
             outs = []
             for index, block in enumerate(self.visual.transformer.resblocks):
                 last = index == len(self.visual.transformer.resblocks) - 1
-                if last and self.dense_attention is not None:
-                    tokens = DENSE_ATTENTION[self.dense_attention](block, tokens)
+                if last and self._dense_attention is not None:
+                    tokens = self._dense_attention(block, tokens, grid)
                 else:
                     tokens = block(tokens)
                 if index in self.out_indices:
@@ -143,18 +162,15 @@ class PACLBackbone(FrozenModule):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         visual = self.visual
-        size = images.shape[-2:]
-        grid = tuple(
-            max(math.ceil((length - patch) / stride), 0) + 1
-            for length, patch, stride in zip(
-                size, self.patch_size, self.stride, strict=True
-            )
-        )
+        size = tuple(images.shape[-2:])
+        rounded = math.ceil if self.fit == 'resize' else math.floor
+        axes = list(zip(size, self.patch_size, self.stride, strict=True))
+        grid = tuple(max(rounded((n - patch) / step), 0) + 1 for n, patch, step in axes)
         covered = tuple(
-            (n - 1) * stride + patch
-            for n, stride, patch in zip(grid, self.stride, self.patch_size, strict=True)
+            (count - 1) * step + patch
+            for count, (_, patch, step) in zip(grid, axes, strict=True)
         )
-        if covered != tuple(size):
+        if any(c > n for c, n in zip(covered, size, strict=True)):
             images = F.interpolate(
                 images, covered, mode='bilinear', align_corners=False
             )
@@ -171,11 +187,20 @@ class PACLBackbone(FrozenModule):
     def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """``(1 + h * w, C)``: CLIP's own, or resized bicubically to another grid."""
         embedding = self.visual.positional_embedding
-        if grid == tuple(self.visual.grid_size):
+        own_grid = tuple(self.visual.grid_size)
+        if grid == own_grid:
             return embedding
         cls, patches = embedding[:1], embedding[1:]
-        patches = patches.float().T.reshape(1, -1, *self.visual.grid_size)
-        patches = F.interpolate(patches, grid, mode='bicubic', align_corners=False)
+        patches = patches.float().T.reshape(1, -1, *own_grid)
+        if self.interpolate_offset:
+            scale = [
+                (n + self.interpolate_offset) / own
+                for n, own in zip(grid, own_grid, strict=True)
+            ]
+            target = dict(scale_factor=scale)
+        else:
+            target = dict(size=grid)
+        patches = F.interpolate(patches, **target, mode='bicubic', align_corners=False)
         return torch.cat([cls, patches.flatten(2)[0].T.to(cls.dtype)])
 
     def _format(

@@ -15,8 +15,6 @@ from pacl_mmseg.ops import compatibility
 from pacl_mmseg.prompts import Vocabulary, get_templates
 from pacl_mmseg.registry import MODELS
 
-BACKGROUND_RULES = ('none', 'threshold', 'entropy')
-
 
 @MODELS.register_module()
 class ZeroShotTextHead(BaseDecodeHead):
@@ -38,17 +36,10 @@ class ZeroShotTextHead(BaseDecodeHead):
         logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
             encoder's own. It moves softmax-based background rules, not the argmax. The
             default, 40, is the field's most used (SCLIP's) protocol.
-        background: How class 0 is decided when it is a background class: ``rule``
-            ``'none'`` (its name competes like any other), ``'threshold'`` (background
-            where no class reaches the probability ``threshold``) or ``'entropy'``
-            (background where the entropy of the class distribution, in nats, exceeds
-            ``threshold``; the PACL paper: 1.5). With the last two the names of class 0
-            are not used, after ``set_vocabulary`` too. The rule is applied to the
-            upsampled scores of each window, before windows are averaged.
         loss_decode: Config of the loss.
 
     Raises:
-        ValueError: Bad vocabulary, templates, rule, or channels that do not match.
+        ValueError: Bad vocabulary, templates, or channels that do not match.
     """
 
     def __init__(
@@ -59,27 +50,12 @@ class ZeroShotTextHead(BaseDecodeHead):
         templates: str | Sequence[str] = 'pacl7',
         compatibility: dict | None = None,
         logit_scale: float | str = 40.0,
-        background: dict | None = None,
         loss_decode: dict | None = None,
         in_index: int = -1,
         align_corners: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        background = dict(rule='none') | dict(background or {})
-        rule = background['rule']
-        if rule not in BACKGROUND_RULES:
-            raise ValueError(
-                f'background.rule must be one of {BACKGROUND_RULES}, not {rule!r}.'
-            )
-        if rule != 'none' and background.get('threshold') is None:
-            raise ValueError(
-                f'The background rule {rule!r} needs background.threshold.'
-            )
         names = _resolve_vocabulary(vocabulary, dataset_name)
-        if rule != 'none' and len(names.classes) < 3:
-            raise ValueError(
-                f'The background rule {rule!r} needs two classes beside class 0.'
-            )
         encoder = MODELS.build(text_encoder)
         super().__init__(
             in_channels=encoder.embed_dims,
@@ -98,10 +74,9 @@ class ZeroShotTextHead(BaseDecodeHead):
         self.logit_scale = (
             encoder.logit_scale if logit_scale == 'pretrained' else float(logit_scale)
         )
-        self.background = background
         self.vocabulary = names
         self.templates = get_templates(templates)
-        self._banks: dict[tuple, TextBank] = {}
+        self._bank: tuple[tuple, TextBank] | None = None
 
     def set_vocabulary(
         self,
@@ -121,23 +96,17 @@ class ZeroShotTextHead(BaseDecodeHead):
 
     @property
     def text_bank(self) -> TextBank:
-        """Embeddings of the current vocabulary, computed once and kept."""
-        names = self.vocabulary
-        if self.background['rule'] != 'none':
-            names = names.without_first_class()
-        key = (names, self.templates)
-        if key not in self._banks:
-            self._banks[key] = build_text_bank(self.text_encoder, names, self.templates)
-        bank = self._banks[key]
+        """Embeddings of the current vocabulary, computed once."""
         device = next(self.text_encoder.parameters()).device
-        if bank.embeddings.device != device:
-            del self._banks[key]
-            return self.text_bank
-        return bank
+        key = (self.vocabulary, self.templates, device)
+        if self._bank is None or self._bank[0] != key:
+            bank = build_text_bank(self.text_encoder, self.vocabulary, self.templates)
+            self._bank = (key, bank)
+        return self._bank[1]
 
     def train(self, mode: bool = True) -> ZeroShotTextHead:
         if mode and not self.text_encoder.frozen:
-            self._banks.clear()  # its weights are about to change
+            self._bank = None  # its weights are about to change
         return super().train(mode)
 
     def name_scores(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
@@ -154,28 +123,6 @@ class ZeroShotTextHead(BaseDecodeHead):
     def forward(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
         """Logits ``(N, C, h, w)`` of the classes with names, at token resolution."""
         return self.text_bank.merge(self.name_scores(inputs))
-
-    def predict_by_feat(
-        self, seg_logits: Tensor, batch_img_metas: list[dict]
-    ) -> Tensor:
-        """Upsample to the image, then apply the background rule.
-
-        Returns:
-            ``(N, num_classes, H, W)``; its argmax is the prediction. Logits, except
-            with the rule ``'threshold'``, which gives probabilities.
-        """
-        logits = super().predict_by_feat(seg_logits, batch_img_metas)
-        rule, threshold = self.background['rule'], self.background.get('threshold')
-        if rule == 'none':
-            return logits
-        probabilities = logits.float().softmax(1)
-        if rule == 'threshold':
-            background = torch.full_like(probabilities[:, :1], threshold)
-            return torch.cat([background, probabilities], dim=1)
-        entropy = torch.special.entr(probabilities).sum(1, keepdim=True)
-        # Above the best class exactly where the entropy is above the threshold.
-        background = logits.amax(1, keepdim=True) + entropy - threshold
-        return torch.cat([background, logits], dim=1)
 
     def loss(
         self,

@@ -33,11 +33,12 @@ class OpenCLIPTextEncoder(FrozenModule):
         init_seed: int = 0,
         frozen: bool = True,
         dtype: str = 'float32',
-        batch_size: int = 1024,
+        batch_size: int = 256,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
         clip = build_open_clip(model, pretrained, init_seed)
+        self.architecture = model_config(model)
         self._description = describe(model, pretrained, init_seed)
         self.text = clip.text
         self.embed_dims = int(clip.text.output_dim)
@@ -47,7 +48,7 @@ class OpenCLIPTextEncoder(FrozenModule):
             open_clip.get_tokenizer(model)
             if isinstance(model, str)
             else open_clip.SimpleTokenizer(
-                context_length=model_config(model)['text_cfg'].get('context_length', 77)
+                context_length=self.architecture['text_cfg'].get('context_length', 77)
             )
         )
         self.freeze()

@@ -1,16 +1,30 @@
-"""Text embeddings of a vocabulary."""
+"""Text embeddings of a vocabulary, encoded once and kept on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
+from filelock import FileLock
+from mmengine.logging import print_log
+from mmengine.utils import track_iter_progress
 from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.text_encoders.open_clip_text_encoder import OpenCLIPTextEncoder
 from pacl_mmseg.prompts import Vocabulary
+
+_VERSION = 1  # of the files, and of what makes embeddings of names and templates
+_PATIENCE = 3600  # seconds to wait for the process that encodes the same bank
 
 
 @dataclass(frozen=True)
@@ -27,17 +41,28 @@ class TextBank:
     class_of: Tensor
     num_classes: int
 
-    def merge(self, scores: Tensor) -> Tensor:
-        """Scores per name ``(N, K, H, W)`` to scores per class ``(N, C, H, W)``.
+    def merge(self, scores: Tensor, dim: int = 1) -> Tensor:
+        """Scores per name to scores per class, along ``dim``: K to C entries.
 
-        A class scores as its best synonym does.
+        A class scores as its best synonym does; one without names, minus infinity.
         """
-        if len(self.class_of) == self.num_classes:
+        if self._one_name_each:
             return scores
-        shape = (len(scores), self.num_classes, *scores.shape[2:])
-        index = self.class_of.view(1, -1, 1, 1).expand_as(scores)
+        shape = list(scores.shape)
+        shape[dim] = self.num_classes
+        index = self.class_of.view(
+            [-1 if d == dim % scores.ndim else 1 for d in range(scores.ndim)]
+        )
         lowest = scores.new_full(shape, -torch.inf)
-        return lowest.scatter_reduce(1, index, scores, 'amax')
+        return lowest.scatter_reduce(dim, index.expand_as(scores), scores, 'amax')
+
+    def select(self, names: Tensor) -> TextBank:
+        """The bank of some of the names ``(M,)``; the classes keep their numbers."""
+        return TextBank(self.embeddings[names], self.class_of[names], self.num_classes)
+
+    @cached_property
+    def _one_name_each(self) -> bool:
+        return self.class_of.tolist() == list(range(self.num_classes))
 
 
 @torch.no_grad()
@@ -48,12 +73,96 @@ def build_text_bank(
 
     A name's embedding is the mean over templates of its unit-length prompt
     embeddings, normalised again, as in CLIP's zero-shot classifier.
+
+    What a frozen encoder makes of the same names and templates is read from
+    ``$PACL_CACHE_DIR`` (default ``~/.cache/pacl_mmseg/text_banks``; empty keeps
+    nothing). If it is not there yet, one of all processes that want it encodes, and
+    the others wait for its file. A folder that cannot be used costs time and a
+    warning, never the result.
     """
-    prompts = [t.format(name) for name in vocabulary.names for t in templates]
+    content = encoder, vocabulary.names, templates
+    folder = os.environ.get('PACL_CACHE_DIR', '~/.cache/pacl_mmseg/text_banks')
+    if encoder.frozen and folder:
+        path = Path(os.path.expanduser(folder), f'{_key(*content)}.npz')
+        embeddings = _cached(path, lambda: _encode(*content))
+    else:
+        embeddings = _encode(*content)
     device = next(encoder.parameters()).device
+    class_of = torch.tensor(vocabulary.class_of, device=device)
+    return TextBank(embeddings.to(device), class_of, len(vocabulary.classes))
+
+
+def _encode(
+    encoder: OpenCLIPTextEncoder, names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """Unit-length float32 embeddings ``(len(names), D)``."""
+    print_log(
+        f'Encoding {len(names) * len(templates):,} prompts ({len(names)} names x '
+        f'{len(templates)} templates)',
+        logger='current',
+    )
+    device = next(encoder.parameters()).device
+    step = max(encoder.batch_size // len(templates), 1)
+    parts = [names[start : start + step] for start in range(0, len(names), step)]
+    if len(parts) > 1:
+        parts = track_iter_progress(parts, file=sys.stderr)
+    means = []
     with torch.autocast(device.type, enabled=False):  # kept, so not in low precision
-        embeddings = encoder(prompts)
-    embeddings = embeddings.unflatten(0, (len(vocabulary.names), len(templates)))
-    embeddings = F.normalize(embeddings.mean(1), dim=-1)
-    class_of = torch.tensor(vocabulary.class_of, device=embeddings.device)
-    return TextBank(embeddings, class_of, len(vocabulary.classes))
+        for part in parts:
+            prompts = [template.format(name) for name in part for template in templates]
+            means.append(encoder(prompts).unflatten(0, (len(part), -1)).mean(1))
+    return F.normalize(torch.cat(means), dim=-1)
+
+
+def _key(
+    encoder: OpenCLIPTextEncoder, names: Sequence[str], templates: Sequence[str]
+) -> str:
+    """SHA-256 of everything that the embeddings depend on.
+
+    Weights alone do not say what an encoder does: the same ones serve with another
+    activation function, number of heads, or precision.
+    """
+    content = dict(
+        version=_VERSION,
+        architecture=encoder.architecture,
+        weights=encoder.fingerprint(),
+        dtype=str(next(encoder.parameters()).dtype),
+        names=list(names),
+        templates=list(templates),
+    )
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _cached(path: Path, encode: Callable[[], Tensor]) -> Tensor:
+    """The embeddings in a file, which is written first if there is no good one."""
+    embeddings = _read(path)
+    if embeddings is not None:
+        return embeddings
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The system releases the lock of a process that dies: nobody waits for it.
+        with FileLock(path.with_suffix('.lock'), timeout=_PATIENCE):
+            embeddings = _read(path)  # written while this process waited
+            if embeddings is None:
+                embeddings = encode()
+                temporary = path.with_suffix('.tmp')
+                with temporary.open('wb') as file:
+                    np.savez(file, embeddings=embeddings.cpu().numpy())
+                os.replace(temporary, path)
+    except (OSError, NotImplementedError) as error:  # the latter: no locks there
+        print_log(
+            f'Text embeddings are not kept: {path.parent} cannot be used ({error}); '
+            'set PACL_CACHE_DIR to another folder.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return encode() if embeddings is None else embeddings
+
+
+def _read(path: Path) -> Tensor | None:
+    """The embeddings in a file; None if it is missing or damaged."""
+    try:
+        with np.load(path) as file:  # a zip file: its checksum is compared
+            return torch.from_numpy(file['embeddings'])
+    except Exception:  # of many types, by where the damage is
+        return None

@@ -1,0 +1,260 @@
+"""Speed and memory of evaluation, as ratios measured in one run.
+
+    python benchmarks/evaluation.py --device cpu
+    python benchmarks/evaluation.py --device cuda --dtype float16
+    python benchmarks/evaluation.py --device cpu --sclip path/to/wangf3014/SCLIP
+
+ViT-B/16 with random weights, ``--method`` on a made-up photograph of ``--size``, by the
+configs of ``--benchmarks``. Per benchmark:
+
+(a) whole / encoder: loading, resizing, encoding, decoding and both metrics of an image,
+    over the frozen encoder alone on the same windows in the same batches.
+(b) stock / batched: MMSeg's loop over windows over windows in batches.
+(c) SCLIP / ours: the authors' segmentor (wangf3014/SCLIP, from a clone) over ours with
+    the same weights, preprocessed image and texts; method ``sclip``.
+
+All take turns in one process after a warm-up; medians of ``--repeat`` turns are
+compared. CPU times mean little while other programs use the cores.
+
+``--memory``: the peak that decoding adds (stitching, resizing, classifying) for 847
+classes at 2048 x 1024, in a process of its own (Linux) or from CUDA's allocator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from memory import process_bytes
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from PIL import Image
+from torch import nn
+
+from pacl_mmseg.apis.benchmarks import compose
+from pacl_mmseg.models import ZeroShotSegmentor
+from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
+from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
+from pacl_mmseg.models.text_encoders import TextBank
+from pacl_mmseg.registry import DATASETS, METRICS, MODELS
+
+
+def make_image(folder: Path, size: tuple[int, int], classes: int) -> tuple[Path, Path]:
+    """A smooth random photograph and a mask of blocks."""
+    random = np.random.default_rng(0)
+    height, width = size
+    coarse = random.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+    mask = Image.fromarray(
+        random.integers(0, classes, (height // 32, width // 32), dtype=np.uint8)
+    ).resize((width, height), Image.NEAREST)
+    files = folder / 'image.jpg', folder / 'mask.png'
+    image.save(files[0], quality=95)
+    mask.save(files[1])
+    return files
+
+
+class Evaluation:
+    """One image through everything that an evaluation does."""
+
+    def __init__(self, cfg: Config, size: tuple[int, int], folder: Path) -> None:
+        dataset = cfg.test_dataloader.dataset
+        meta = DATASETS.get(dataset.type).METAINFO
+        image, mask = make_image(folder, size, len(meta['classes']))
+        self.sample = dict(img_path=str(image), seg_map_path=str(mask), label_map=None)
+        self.pipeline = Compose(dataset.pipeline)
+        self.metrics = [METRICS.build(metric) for metric in cfg.test_evaluator]
+        for metric in self.metrics:
+            metric.dataset_meta = meta
+        self.model: ZeroShotSegmentor = MODELS.build(cfg.model)
+        self.model.eval()
+
+    def load(self) -> dict:
+        sample = dict(self.sample, seg_fields=[], reduce_zero_label=False)
+        return pseudo_collate([self.pipeline(sample)])
+
+    def whole(self) -> None:
+        data = self.load()
+        outputs = [sample.to_dict() for sample in self.model.test_step(data)]
+        for metric in self.metrics:
+            metric.process(data, outputs)
+
+    def inputs(self) -> dict:
+        return self.model.data_preprocessor(self.load(), False)
+
+    def segment(self, data: dict, window_batch: int) -> None:
+        self.model.test_cfg.window_batch = window_batch
+        self.model.predict(data['inputs'], [s.clone() for s in data['data_samples']])
+
+    def encode(self, images: torch.Tensor) -> int:
+        """Encode the windows and return how many there are."""
+        windows = self.model._windows(tuple(images.shape[-2:])).crop(images[0])
+        for part in windows.split(Decoding.window_batch):
+            self.model.backbone(part)
+        return len(windows)
+
+
+def authors_sclip(clone: Path, model: ZeroShotSegmentor) -> nn.Module:
+    """SCLIP's own segmentor with our weights and texts."""
+    sys.path.insert(0, str(clone))
+    from clip.model import CLIP
+    from clip_segmentor import CLIPForSegmentation
+
+    net = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+    visual = {f'visual.{k}': v for k, v in model.backbone.visual.state_dict().items()}
+    net.load_state_dict(visual, strict=False)
+    device = next(model.backbone.parameters()).device
+    bank = model.decode_head.text_bank
+    segmentor = CLIPForSegmentation.__new__(CLIPForSegmentation)
+    nn.Module.__init__(segmentor)
+    segmentor.net = net.to(device).eval()
+    segmentor.query_features, segmentor.query_idx = bank.embeddings, bank.class_of
+    segmentor.num_queries, segmentor.dtype = len(bank.class_of), torch.float32
+    segmentor.logit_scale, segmentor.prob_thd = model.decode_head.logit_scale, 0.0
+    segmentor.slide_crop, segmentor.slide_stride = 224, 112
+    segmentor.area_thd = segmentor.pamr = None
+    return segmentor
+
+
+def medians(
+    jobs: dict[str, Callable[[], object]], repeat: int, device: str
+) -> dict[str, float]:
+    """Median seconds of each job, taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(repeat + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            if device != 'cpu':
+                torch.cuda.synchronize()
+            if turn > 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@torch.inference_mode()
+def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> str:
+    """One line of the table."""
+    options = {'encoder.pretrained': None, 'encoder.dtype': args.dtype}
+    cfg = compose(args.method, benchmark, options=options)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = Evaluation(cfg, args.size, folder)
+        evaluation.model.to(args.device)
+        data = evaluation.inputs()
+        images = data['inputs']
+        count = evaluation.encode(images)
+        batch = evaluation.model.test_cfg.get('window_batch', Decoding.window_batch)
+        jobs = {
+            'whole': evaluation.whole,
+            'encoder': lambda: evaluation.encode(images),
+            'stock': lambda: evaluation.segment(data, 0),
+            'batched': lambda: evaluation.segment(data, batch),
+        }
+        if args.sclip:
+            other = authors_sclip(args.sclip, evaluation.model)
+            sample = data['data_samples'][0]
+            jobs['SCLIP'] = lambda: other.predict(images, [sample.clone()])
+        # `stock` changes window_batch and `batched` sets it back before `whole`.
+        seconds = medians(jobs, args.repeat, args.device)
+    classes = evaluation.model.num_classes
+    ratios = [('whole', 'encoder'), ('stock', 'batched')]
+    ratios += [('SCLIP', 'batched')] if args.sclip else []
+    return f'{benchmark}: {classes} classes, {count} windows; ' + '; '.join(
+        f'{a} {seconds[a]:.3f} s / {b} {seconds[b]:.3f} s = '
+        f'{seconds[a] / seconds[b]:.2f}'
+        for a, b in ratios
+    )
+
+
+def decode_bytes(device: str) -> int:
+    """Peak extra bytes of decoding 847 classes at 2048 x 1024 in this process."""
+    torch.manual_seed(0)
+    size, names = (336, 672), 847
+    windows = Windows.sliding(size, (224, 224), (112, 112))
+    count = len(windows.rows) * len(windows.columns)
+    scores = torch.randn(count, names, 14, 14, device=device)
+    bank = TextBank(
+        scores.new_zeros(names, 1), torch.arange(names, device=device), names
+    )
+    image = torch.zeros(3, *size, device=device)
+    decoding = Decoding()
+
+    def decode(width: int) -> None:
+        meta = dict(ori_shape=(width // 2, width))
+        classifier = Classifier(bank, decoding.background)
+        for block in ScoreMaps(scores, windows, image, meta, decoding):
+            classifier(block)
+
+    decode(64)  # loads what libraries load once
+    if device == 'cpu':
+        before = process_bytes('VmRSS')
+        decode(2048)
+        return process_bytes('VmHWM') - before
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    decode(2048)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def parse_args() -> SimpleNamespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = 'cuda' if torch.cuda.is_available() else 'cpu'
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default)
+    parser.add_argument('--method', default='sclip')
+    parser.add_argument('--benchmarks', nargs='+', default=['coco_stuff171', 'ade20k'])
+    parser.add_argument('--size', nargs=2, type=int, default=[480, 640])
+    parser.add_argument('--dtype', default='float32', help='of the frozen encoder')
+    parser.add_argument('--repeat', type=int, default=5, help='timed turns')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
+    parser.add_argument('--memory', action='store_true', help='of decoding, instead')
+    parser.add_argument('--decode-only', action='store_true', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    init_default_scope('mmseg')
+    if args.decode_only:
+        print(decode_bytes('cpu'))
+    elif args.memory:
+        extra = (
+            int(
+                subprocess.check_output(
+                    [sys.executable, __file__, '--device', 'cpu', '--decode-only']
+                ).split()[-1]
+            )
+            if args.device == 'cpu'
+            else decode_bytes(args.device)
+        )
+        print(
+            f'decoding 847 classes at 2048 x 1024 adds {extra / 1e6:.0f} MB at its peak'
+        )
+    else:
+        print(
+            f'{args.method}, ViT-B/16, {args.dtype}, {args.device}, torch '
+            f'{torch.__version__}, {args.threads} CPU threads, image '
+            f'{args.size[1]} x {args.size[0]}, median of {args.repeat}'
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            for benchmark in args.benchmarks:
+                print(measure(benchmark, args, Path(folder)), flush=True)
+
+
+if __name__ == '__main__':
+    main()

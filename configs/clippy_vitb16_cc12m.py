@@ -1,0 +1,9 @@
+# Trains clippy_vitb16 by the recipe of pacl_vitb16_cc12m.py, so that poolings compare.
+_base_ = [
+    '_base_/models/clippy_vitb16.py',
+    '_base_/datasets/cc12m.py',
+    '_base_/schedules/pacl.py',
+    '_base_/default_runtime.py',
+]
+max_iters = 10 * 12_423_374 // 4096
+train_cfg = dict(max_iters=max_iters)

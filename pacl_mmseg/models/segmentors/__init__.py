@@ -1,0 +1,3 @@
+from pacl_mmseg.models.segmentors.zero_shot_segmentor import ZeroShotSegmentor
+
+__all__ = ['ZeroShotSegmentor']

@@ -1,0 +1,129 @@
+"""Scores of names at the pixels of an image, from those of its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl_mmseg.models.segmentors.decoding import Decoding
+from pacl_mmseg.ops import pamr
+from pacl_mmseg.ops.stitching import stitch, stitching_matrix, window_starts
+
+BLOCK = 2**23  # scores of names x pixels held at once: 32 MiB in float32
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A grid of windows of one size: first pixels of its rows and columns."""
+
+    rows: list[int]
+    columns: list[int]
+    size: tuple[int, int]
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> Windows:
+        """One window, the image."""
+        return cls([0], [0], size)
+
+    @classmethod
+    def sliding(
+        cls, size: tuple[int, int], window: Sequence[int], stride: Sequence[int]
+    ) -> Windows:
+        """MMSeg's windows; smaller ones if the image is smaller."""
+        window = tuple(min(pair) for pair in zip(size, window, strict=True))
+        starts = map(window_starts, size, window, stride)
+        return cls(*starts, window)
+
+    def crop(self, image: Tensor) -> Tensor:
+        """``(3, H, W)`` to ``(windows, 3, h, w)``, row by row."""
+        height, width = self.size
+        crops = [
+            image[:, y : y + height, x : x + width]
+            for y in self.rows
+            for x in self.columns
+        ]
+        return torch.stack(crops)
+
+
+class ScoreMaps:
+    """Scores of names at the pixels of the original image, had in blocks of rows.
+
+    Args:
+        scores: ``(windows, K, h, w)``, those of the tokens of one image's windows.
+        windows: Where they are.
+        image: The network's input ``(3, H, W)``.
+        meta: Metainfo of the data sample.
+        decoding: Options.
+        align_corners: Of every interpolation.
+
+    Iterating gives ``(rows, width, K)``, from top to bottom.
+    """
+
+    def __init__(
+        self,
+        scores: Tensor,
+        windows: Windows,
+        image: Tensor,
+        meta: dict,
+        decoding: Decoding,
+        align_corners: bool = False,
+    ) -> None:
+        size = tuple(meta['ori_shape'][:2])
+        padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+        left, right, top, bottom = padding
+        flip = meta.get('flip_direction') if meta.get('flip') else None
+        height, width = image.shape[-2:]
+        self.rows = stitching_matrix(
+            scores.shape[-2],
+            windows.rows,
+            windows.size[0],
+            height,
+            size[0],
+            padding=(top, bottom),
+            flip=flip == 'vertical',
+            align_corners=align_corners,
+            device=scores.device,
+        )
+        self.columns = stitching_matrix(
+            scores.shape[-1],
+            windows.columns,
+            windows.size[1],
+            width,
+            size[1],
+            padding=(left, right),
+            flip=flip == 'horizontal',
+            align_corners=align_corners,
+            device=scores.device,
+        )
+        grid = scores.unflatten(0, (len(windows.rows), len(windows.columns)))
+        self.scores = (
+            grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).contiguous()
+        )
+        self.log = decoding.average == 'probabilities'
+        self.refined: Tensor | None = None
+        if decoding.pamr is not None:
+            # The image, resized like the scores: pixels are tokens of one window.
+            image = image[:, top : height - bottom, left : width - right]
+            if flip:
+                image = image.flip(-1 if flip == 'horizontal' else -2)
+            image = F.interpolate(
+                image[None].float(), size, mode='bilinear', align_corners=align_corners
+            )
+            maps = stitch(self.scores, self.rows, self.columns).permute(2, 0, 1)
+            self.refined = pamr(image, maps[None], **decoding.pamr)[0].permute(1, 2, 0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        step = max(BLOCK // (len(self.columns) * self.scores.shape[-1]), 1)
+        if self.refined is None:
+            blocks = (
+                stitch(self.scores, rows, self.columns)
+                for rows in self.rows.split(step)
+            )
+        else:
+            blocks = iter(self.refined.split(step))
+        for block in blocks:
+            yield block.clamp_min(1e-30).log() if self.log else block

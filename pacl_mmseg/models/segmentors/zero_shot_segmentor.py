@@ -1,0 +1,184 @@
+"""The encoder-decoder of MMSeg, deciding classes after windows are averaged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.models import EncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
+from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
+from pacl_mmseg.models.text_encoders import TextBank
+from pacl_mmseg.registry import MODELS
+
+
+@MODELS.register_module()
+class ZeroShotSegmentor(EncoderDecoder):
+    """``EncoderDecoder`` for a :class:`ZeroShotTextHead`, as the field decodes.
+
+    Where MMSeg takes the argmax of averaged class scores, this one keeps the scores of
+    names apart while windows are averaged and resized to the original image, then
+    scales, applies the softmax over all names, merges synonyms by maximum and decides
+    the background (the order of SCLIP, ClearCLIP and NACLIP; merging synonyms before
+    averaging gives other numbers). Training is that of ``EncoderDecoder``.
+
+    Two things make it fast, and change results by rounding alone: windows are encoded
+    in batches, and scores are stitched and classified in blocks of pixels
+    (:mod:`pacl_mmseg.ops.stitching`), so that memory does not grow with classes x
+    resolution.
+
+    Args:
+        **kwargs: As for ``EncoderDecoder``. ``test_cfg``, beside MMSeg's ``mode``,
+            ``crop_size`` and ``stride``, takes:
+
+            - ``window_batch`` (int, 16): windows encoded at once; 0: MMSeg's own loop.
+            - ``average``: what is averaged over windows: ``'scores'``, or
+              ``'probabilities'`` (softmax at token resolution first, CLIP-DINOiser).
+            - ``background``: arguments of :class:`BackgroundRule`; default no rule.
+            - ``area_threshold`` (float): classes that cover less than this share of the
+              foreground are left out of an image (SCLIP on VOC21: 0.1).
+            - ``pamr``: arguments ``steps`` and ``dilations`` of
+              :func:`pacl_mmseg.ops.pamr`, which then refines the scores of names; it
+              holds names x full resolution.
+            - ``present_classes`` (bool): also predict with the classes of the image's
+              ground truth alone competing.
+            - ``keep_scores`` (bool): also keep the log-probabilities of all classes at
+              full resolution, which test-time augmentation averages.
+
+    Raises:
+        ValueError: Unknown or bad option of ``test_cfg``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        Decoding.from_test_cfg(self.test_cfg or {})  # complain now, not when testing
+
+    def predict(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        data_samples: list[SegDataSample] | None = None,
+    ) -> list[SegDataSample]:
+        """Segment a batch of images.
+
+        Args:
+            inputs: Preprocessed images ``(N, 3, H, W)``, or a list of ``(3, H, W)``.
+            data_samples: Their data samples; MMSeg's metainfo is honoured (original
+                shape, padding, flips), and with ``present_classes`` their ground truth.
+
+        Returns:
+            Data samples with ``pred_sem_seg``, int64 labels ``(1, h, w)`` at the
+            original size, and as asked for ``pred_present_classes``, likewise, and
+            ``seg_logits``, ``(C, h, w)``.
+        """
+        decoding = Decoding.from_test_cfg(self.test_cfg)
+        sizes = [tuple(image.shape[-2:]) for image in inputs]
+        if data_samples is None:
+            data_samples = [
+                SegDataSample(metainfo=dict(ori_shape=size)) for size in sizes
+            ]
+        if decoding.window_batch == 0:
+            windows = [Windows.whole(size) for size in sizes]
+            scores = [
+                self.inference(image[None], [sample.metainfo])
+                for image, sample in zip(inputs, data_samples, strict=True)
+            ]
+        else:
+            windows = [self._windows(size) for size in sizes]
+            crops = [w.crop(image) for w, image in zip(windows, inputs, strict=True)]
+            scores = self._encode(crops, decoding.window_batch)
+        bank = self.decode_head.text_bank
+        decoding.background.check_vocabulary(bank)
+        for image, of_windows, grid, sample in zip(
+            inputs, scores, windows, data_samples, strict=True
+        ):
+            maps = ScoreMaps(
+                of_windows.float(),
+                grid,
+                image,
+                sample.metainfo,
+                decoding,
+                self.align_corners,
+            )
+            self._segment(maps, bank, decoding, sample)
+        return data_samples
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Scores of names ``(N, K, H, W)`` of images or windows ``(N, 3, H, W)``."""
+        return F.interpolate(
+            self._name_scores(inputs),
+            inputs.shape[-2:],
+            mode='bilinear',
+            align_corners=self.align_corners,
+        )
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """MMSeg's loop over windows: averaged scores of names ``(N, K, H, W)``."""
+        self.out_channels = len(self.decode_head.text_bank.class_of)  # what it averages
+        return super().slide_inference(inputs, batch_img_metas)
+
+    def _encode(self, crops: list[Tensor], batch: int) -> list[Tensor]:
+        """Scores of names ``(windows, K, h, w)`` of each image's windows.
+
+        Windows of one size go together, whichever image they are of.
+        """
+        if len({windows.shape[1:] for windows in crops}) > 1:
+            return [self._encode([windows], batch)[0] for windows in crops]
+        parts = torch.cat(crops).split(batch)
+        scores = torch.cat([self._name_scores(part) for part in parts])
+        return list(scores.split([len(windows) for windows in crops]))
+
+    def _name_scores(self, inputs: Tensor) -> Tensor:
+        scores = self.decode_head.name_scores(self.extract_feat(inputs))
+        if self.test_cfg.get('average') == 'probabilities':
+            scores = scores.softmax(1)
+        return scores
+
+    def _windows(self, size: tuple[int, int]) -> Windows:
+        if self.test_cfg.get('mode', 'whole') == 'whole':
+            return Windows.whole(size)
+        return Windows.sliding(size, self.test_cfg.crop_size, self.test_cfg.stride)
+
+    def _segment(
+        self,
+        maps: ScoreMaps,
+        bank: TextBank,
+        decoding: Decoding,
+        sample: SegDataSample,
+    ) -> None:
+        """Classify the pixels of one image, in blocks of rows."""
+        rule = decoding.background
+        standard = Classifier(bank, rule)
+        if decoding.area_threshold is not None:
+            winners = torch.cat([standard.winners(block) for block in maps])
+            areas = winners.flatten().bincount(minlength=bank.num_classes)
+            areas[0] = 0
+            areas = areas.double() / areas.sum().clamp_min(1)
+            large = (areas > decoding.area_threshold).nonzero()[:, 0]
+            standard = Classifier(bank, rule, classes=F.pad(large, (1, 0)))  # and 0
+        jobs = dict(pred_sem_seg=standard)
+        if decoding.present_classes and 'gt_sem_seg' in sample:
+            present = sample.gt_sem_seg.data.unique()
+            jobs['pred_present_classes'] = Classifier(bank, rule, classes=present)
+        if decoding.keep_scores:
+            jobs['seg_logits'] = standard.class_scores
+        parts: dict[str, list[Tensor]] = {name: [] for name in jobs}
+        for block in maps:
+            for name, job in jobs.items():
+                parts[name].append(job(block))
+        for name, blocks in parts.items():
+            data = torch.cat(blocks)
+            data = data.permute(2, 0, 1) if name == 'seg_logits' else data[None]
+            sample.set_data({name: PixelData(data=data)})
+        if rule.rule == 'entropy' and not sample.pred_sem_seg.data.any():
+            warnings.warn(
+                f'With an entropy threshold of {rule.threshold} nats and a logit scale '
+                f'of {self.decode_head.logit_scale:g} a whole image became background; '
+                'if that is not what it shows, raise the logit scale or the threshold.',
+                stacklevel=2,
+            )

@@ -1,0 +1,90 @@
+"""What the golden files were made with: the same in any code base, nothing to download.
+
+Numbers come from ``numpy.random.RandomState``, whose stream is fixed for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# With 64 channels per head, as the authors' code has it.
+ARCHITECTURE = dict(
+    embed_dim=64,
+    quick_gelu=True,
+    vision_cfg=dict(image_size=32, patch_size=8, width=128, layers=3, head_width=64),
+    text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=1),
+)
+# Classes with synonyms, as in the authors' files; class 0 is the background.
+NAMES = ('sky, wall, tree', 'cat', 'dog, puppy', 'bus', 'chair, armchair')
+FIRST_NAMES = [entry.split(', ')[0] for entry in NAMES]
+# Of the tokens' images; the last one is no multiple of the patch size.
+SIZES = dict(native=(32, 32), large=(48, 72), rest=(51, 75))
+# Of the segmented image, before and after its short side was resized.
+ORIGINAL_SIZE, INPUT_SIZE = (40, 56), (48, 67)
+WINDOW, WINDOW_STRIDE = 32, 16
+# Random texts are much alike: a large scale makes probabilities differ.
+LOGIT_SCALE = 200
+THRESHOLD, AREA_THRESHOLD = 0.2, 0.1
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    """Standard normal numbers, float32."""
+    numbers = np.random.RandomState(seed).standard_normal(shape)
+    return torch.from_numpy(numbers.astype(np.float32))
+
+
+def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Weights of a CLIP, each from its name (OpenAI's) and shape alone.
+
+    Scaled so that no attention is flat or one-hot, and positions matter.
+    """
+    made = {}
+    for name, shape in shapes.items():
+        numbers = draw(crc32(name.encode()), *shape)
+        if 'embedding' in name:
+            numbers *= 0.5
+        elif len(shape) > 1:
+            numbers *= 0.7 / float(np.prod(shape[1:])) ** 0.5
+        else:  # biases around 0, factors of layer norms around 1
+            numbers = 0.1 * numbers + float(name.endswith('weight'))
+        made[name] = numbers
+    return made
+
+
+def images(height: int, width: int, count: int = 1) -> Tensor:
+    """Normalised images ``(count, 3, height, width)``: large shapes and noise."""
+    shapes = F.interpolate(draw(2, count, 3, 3, 4), (height, width), mode='bicubic')
+    return shapes + 0.3 * draw(3, count, 3, height, width)
+
+
+def dense_images(*sizes: str) -> dict[str, Tensor]:
+    """Two images of each of the sizes, by default of all."""
+    return {size: images(*SIZES[size], count=2) for size in sizes or SIZES}
+
+
+def name_vectors() -> Tensor:
+    """Random unit vectors in place of text embeddings, ``(5, 64)``."""
+    return F.normalize(draw(1, 5, 64), dim=-1)
+
+
+def pamr_inputs() -> tuple[Tensor, Tensor]:
+    """An image ``(1, 3, 20, 28)`` and scores ``(1, 5, 20, 28)``."""
+    return draw(4, 1, 3, 20, 28), draw(5, 1, 5, 20, 28)
+
+
+def thinned(scores: Tensor) -> Tensor:
+    """Every third pixel of ``(C, H, W)``, which keeps the files small."""
+    return scores[:, ::3, ::3]
+
+
+def golden(name: str, key: str) -> Tensor:
+    """A stored output of the authors' code."""
+    with np.load(Path(__file__).parent / f'{name}.npz') as stored:
+        return torch.from_numpy(stored[key])
