@@ -81,6 +81,7 @@ setup(
             'mmpretrain>=1.2.0',
         ],
         'nouns': ['spacy'],  # noun prompts of real captions
-        'tests': ['pytest', 'ruff'],
+        'data': ['pycocotools'],  # Pascal Context and COCO instances to masks
+        'tests': ['pytest', 'ruff', 'pycocotools'],
     },
 )

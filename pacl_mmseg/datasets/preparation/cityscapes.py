@@ -1,0 +1,57 @@
+"""Cityscapes' training labels, by MMSeg's converter."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pacl_mmseg.datasets.preparation.layout import Layout
+from pacl_mmseg.datasets.preparation.sources import mmseg_converter, require
+from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+
+
+def convert_cityscapes(
+    layout: Layout, source: Path | None = None, **options: Any
+) -> Summary:
+    """``_labelTrainIds`` masks of Cityscapes from its polygons.
+
+    MMSeg's program insists on all three splits; this calls what it does to each mask.
+
+    Args:
+        layout: Where the benchmark lies.
+        source: Folder of the polygons by city; default: the folder of the masks, where
+            the download has them.
+        **options: For :func:`write_images`.
+
+    Raises:
+        FileNotFoundError: There are no polygons.
+        ImportError: cityscapesscripts is not installed.
+    """
+    folder = source or layout.masks
+    polygons = sorted(folder.glob('*/*_gtFine_polygons.json'))
+    if not polygons:
+        raise FileNotFoundError(
+            f'There are no */*_gtFine_polygons.json in {folder}: unpack '
+            f'gtFine_trainvaltest.zip in {layout.root}, or name the folder that '
+            'has the cities by --source.'
+        )
+    jobs = []
+    for path in polygons:
+        name = path.name.replace('_polygons.json', '_labelTrainIds.png')
+        jobs.append(Job(layout.masks / path.parent.name / name, path))
+    require('cityscapesscripts')  # by MMSeg's converter
+    return write_images(_labels, jobs, **options)
+
+
+def _labels(polygons: Path) -> np.ndarray:
+    """Labels 0 to 18, and 255: ``(H, W)``, uint8."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(polygons, folder)  # it writes the mask beside the polygons
+        mmseg_converter('cityscapes').convert_json_to_label(copy)
+        (result,) = Path(folder).glob('*.png')
+        return np.array(Image.open(result))

@@ -1,0 +1,151 @@
+"""Pascal Context with 59, 60, and 459 classes, without the ``detail`` package."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+from pacl_mmseg.datasets.large_vocabulary import IGNORE_INDEX
+from pacl_mmseg.datasets.preparation.layout import Layout
+from pacl_mmseg.datasets.preparation.sources import (
+    decode_segmentation,
+    read_json,
+    require,
+)
+from pacl_mmseg.datasets.preparation.writing import (
+    Job,
+    Summary,
+    write_images,
+    write_lines,
+)
+
+# fmt: off
+CATEGORIES = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104,
+    105, 113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295,
+    296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427,
+    440, 445, 454, 458,
+)
+# fmt: on
+"""Which of the 459 categories the 59 classes are, in their order; from MMSegmentation's
+``tools/dataset_converters/pascal_context.py``."""
+
+_NUM_CATEGORIES = 459
+_ANNOTATION = 'trainval_merged.json'
+
+
+def convert_context(
+    layout: Layout, source: Path | None = None, **options: Any
+) -> Summary:
+    """Masks of Pascal Context, 0 to 59, from the annotation of PASCAL in Detail.
+
+    Also writes the list of the validation images. The masks are those of MMSeg's
+    converter, which wants ``detail`` for this: segments lie over one another in the
+    order of the file (``Detail.getMask`` of zhanghang1989/detail-api), label 0 is the
+    background.
+
+    Args:
+        layout: Where the benchmark lies.
+        source: ``trainval_merged.json``; default: in the root.
+        **options: For :func:`write_images`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: pycocotools is not installed.
+        ValueError: The file is damaged.
+    """
+    require('pycocotools')
+    content = _read_annotation(source or layout.root / _ANNOTATION)
+    segments = defaultdict(list)
+    for segment in content['annos_segmentation']:
+        segments[segment['image_id']].append(segment)
+    images = {
+        Path(image['file_name']).stem: image
+        for image in content['images']
+        if image['phase'] == 'val'
+    }
+    write_lines(sorted(images), layout.split)
+    jobs = [
+        Job(
+            layout.masks / f'{name}.png',
+            (image['height'], image['width'], segments[image['image_id']]),
+        )
+        for name, image in sorted(images.items())
+    ]
+    return write_images(_context_labels, jobs, **options)
+
+
+def convert_context459(
+    layout: Layout, source: Path | None = None, **options: Any
+) -> Summary:
+    """16-bit masks of all 459 classes, 0 to 458, from the official label maps.
+
+    Label maps count from 1; their 0, not annotated, becomes the ignored label. The
+    validation images are those of the 59 classes, so this needs the list that
+    :func:`convert_context` writes, or ``trainval_merged.json`` in the root.
+
+    Args:
+        layout: Where the benchmark lies.
+        source: Folder of label maps, ``trainval`` of the official ``trainval.tar.gz``;
+            default: in the root.
+        **options: For :func:`write_images`.
+
+    Raises:
+        FileNotFoundError: There are no label maps, or nothing says which images are
+            the validation split.
+    """
+    folder = source or layout.root / 'trainval'
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'There is no folder {folder}: unpack trainval.tar.gz of Pascal Context '
+            f'in {layout.root}, or name the folder by --source.'
+        )
+    if not layout.split.is_file():
+        images = _read_annotation(layout.root / _ANNOTATION)['images']
+        names = [Path(x['file_name']).stem for x in images if x['phase'] == 'val']
+        write_lines(sorted(names), layout.split)
+    names = layout.split.read_text().split()
+    jobs = [Job(layout.masks / f'{x}.tif', folder / f'{x}.mat') for x in names]
+    return write_images(_context459_labels, jobs, **options)
+
+
+def _read_annotation(path: Path) -> dict[str, list[dict]]:
+    """Images and segments of the annotation, its other parts left out."""
+    return read_json(path, keep=_without_other_tasks)
+
+
+def _without_other_tasks(entry: dict) -> dict | None:
+    """Keep what class masks need; most of the file is on parts and boundaries."""
+    if 'annos_segmentation' in entry:  # the file as a whole
+        return {key: entry[key] for key in ('images', 'annos_segmentation')}
+    if 'phase' in entry:  # an image
+        return entry
+    if 'category_id' in entry and 'segmentation' in entry:
+        keys = ('image_id', 'category_id', 'segmentation')
+        return {key: entry[key] for key in keys}
+    return entry if 'counts' in entry else None  # run lengths
+
+
+def _context_labels(source: tuple[int, int, list[dict]]) -> np.ndarray:
+    """Labels 0 to 59: ``(H, W)``, uint8."""
+    height, width, segments = source
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for segment in segments:
+        category = segment['category_id']
+        if category not in CATEGORIES:
+            raise ValueError(f'category {category} is none of the 59')
+        inside = decode_segmentation(segment['segmentation'], height, width)
+        labels[inside] = CATEGORIES.index(category) + 1
+    return labels
+
+
+def _context459_labels(path: Path) -> np.ndarray:
+    """Labels 0 to 458, and 65535: ``(H, W)``, uint16."""
+    label_map = loadmat(path)['LabelMap'].astype(np.int64)
+    if label_map.min() < 0 or label_map.max() > _NUM_CATEGORIES:
+        raise ValueError(f'labels must be 0 to {_NUM_CATEGORIES}')
+    return np.where(label_map == 0, IGNORE_INDEX, label_map - 1).astype(np.uint16)

@@ -1,0 +1,105 @@
+"""Writing converted files: many, whole or not at all, and only what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.utils import track_parallel_progress, track_progress
+from PIL import Image
+
+
+class Job(NamedTuple):
+    """One file to write: where, and what it is drawn from."""
+
+    target: Path
+    source: Any
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the jobs.
+
+    Args:
+        written: Files written now.
+        kept: Files that were there already.
+        broken: For each input that could not be read, its target and the reason.
+    """
+
+    written: int
+    kept: int
+    broken: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = (
+            f'{self.written} files written, {self.kept} were there already, '
+            f'{len(self.broken)} have broken sources'
+        )
+        return '\n'.join([counts, *(f'  {line}' for line in self.broken)])
+
+
+def write_images(
+    draw: Callable[[Any], np.ndarray],
+    jobs: Sequence[Job],
+    nproc: int = 1,
+    overwrite: bool = False,
+) -> Summary:
+    """Draw and save images one by one, with a progress bar.
+
+    A file is there whole or not at all, whenever the program ends; started again, it
+    goes on with what is missing. An input that cannot be read is reported and does not
+    stop the others.
+
+    Args:
+        draw: Makes an image, ``(H, W)`` or ``(H, W, 3)``, of a job's source. With
+            ``nproc`` it runs in other processes, so both must pickle.
+        jobs: What to write.
+        nproc: Number of processes.
+        overwrite: Also write what is there already.
+    """
+    pending = [job for job in jobs if overwrite or not job.target.is_file()]
+    for folder in {job.target.parent for job in pending}:
+        folder.mkdir(parents=True, exist_ok=True)
+    write = partial(_write, draw)
+    if not pending:
+        reasons = []
+    elif nproc > 1:
+        reasons = track_parallel_progress(write, pending, nproc)
+    else:
+        reasons = track_progress(write, pending)
+    broken = tuple(reason for reason in reasons if reason)
+    return Summary(
+        written=len(pending) - len(broken),
+        kept=len(jobs) - len(pending),
+        broken=broken,
+    )
+
+
+def write_lines(lines: Sequence[str], target: Path) -> None:
+    """Write a text file, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(target)
+    unfinished.write_text(''.join(f'{line}\n' for line in lines))
+    os.replace(unfinished, target)
+
+
+def _write(draw: Callable[[Any], np.ndarray], job: Job) -> str | None:
+    """Do a job; returns the reason if its source is broken."""
+    try:
+        image = Image.fromarray(draw(job.source))
+    except (Exception, SystemExit) as error:  # readers raise, or exit, as they please
+        return f'{job.target.name}: {type(error).__name__}: {error}'
+    unfinished = _unfinished(job.target)
+    image.save(unfinished)
+    os.replace(unfinished, job.target)
+    return None
+
+
+def _unfinished(target: Path) -> Path:
+    """A hidden file, which MMSeg's datasets overlook."""
+    return target.with_name(f'.unfinished_{target.name}')

@@ -1,0 +1,267 @@
+"""Converters, on miniatures of the official downloads."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import miniatures
+import numpy as np
+import pytest
+from miniatures import NAMES
+from mmseg.datasets import PascalContextDataset
+from PIL import Image
+
+from pacl_mmseg.datasets import COCOObjectDataset, PascalContext459Dataset
+from pacl_mmseg.datasets.preparation import prepare_benchmark
+from pacl_mmseg.datasets.preparation.pascal_context import CATEGORIES
+from pacl_mmseg.datasets.preparation.writing import Job, write_images
+
+COCO_MASKS = 'coco_stuff164k/annotations/val2017'
+VOC2010 = 'VOCdevkit/VOC2010'
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """An empty data root."""
+    monkeypatch.setenv('PACL_DATA_ROOT', str(tmp_path))
+    return tmp_path
+
+
+def labels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def stamps(folder: Path, pattern: str) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+@pytest.mark.parametrize('nproc', [1, 2])
+def test_coco_stuff(root, nproc):
+    miniatures.coco(root)
+    summary = prepare_benchmark('coco_stuff171', nproc=nproc)
+    assert (summary.written, summary.kept, summary.broken) == (3, 0, ())
+    for name, expected in miniatures.COCO_STUFF.items():
+        mask = root / COCO_MASKS / f'{name}_labelTrainIds.png'
+        assert np.array_equal(labels(mask), expected)
+
+
+def test_coco_object_from_pixel_maps(root):
+    miniatures.coco(root)
+    prepare_benchmark('coco_stuff171')  # its masks are not taken for pixel maps
+    summary = prepare_benchmark('coco_object')
+    assert (summary.written, summary.broken) == (3, ())
+    for name, expected in miniatures.COCO_OBJECT.items():
+        mask = root / COCO_MASKS / f'{name}_instanceTrainIds.png'
+        assert np.array_equal(labels(mask), expected)
+
+
+def test_coco_object_from_instances(root):
+    pytest.importorskip('pycocotools')
+    miniatures.instances(root / 'instances_val2017.json')
+    summary = prepare_benchmark('coco_object', root / 'instances_val2017.json')
+    assert (summary.written, summary.broken) == (3, ())
+    for name in NAMES:
+        mask = root / COCO_MASKS / f'{name}_instanceTrainIds.png'
+        assert np.array_equal(labels(mask), miniatures.instances_mask())
+    classes = COCOObjectDataset.METAINFO['classes']
+    assert [classes[i] for i in (42, 61)] == ['cup', 'dining table']
+
+
+@pytest.mark.parametrize('benchmark', ['context59', 'context60'])
+def test_context(root, benchmark):
+    pytest.importorskip('pycocotools')
+    miniatures.context(root)
+    summary = prepare_benchmark(benchmark)
+    assert (summary.written, summary.broken) == (3, ())
+    for name, expected in miniatures.CONTEXT.items():
+        mask = root / VOC2010 / 'SegmentationClassContext' / f'{name}.png'
+        assert np.array_equal(labels(mask), expected)
+    split = root / VOC2010 / 'ImageSets' / 'SegmentationContext' / 'val.txt'
+    assert split.read_text().split() == list(NAMES)
+
+
+def test_the_59_are_named_as_among_the_459():
+    everything = PascalContext459Dataset.METAINFO['classes']
+    classes = PascalContextDataset.METAINFO['classes'][1:]
+    assert tuple(everything[category - 1] for category in CATEGORIES) == classes
+
+
+def test_context459(root):
+    miniatures.context459(root)
+    miniatures.context_split(root)
+    summary = prepare_benchmark('pc459')
+    assert (summary.written, summary.broken) == (3, ())
+    for name, expected in miniatures.CONTEXT459.items():
+        path = root / VOC2010 / 'annotations_detectron2' / 'pc459_val' / f'{name}.tif'
+        assert labels(path).dtype == np.uint16
+        assert np.array_equal(labels(path), expected)
+
+
+def test_context459_finds_its_split(root):
+    miniatures.context459(root)
+    images = [dict(file_name=f'{name}.jpg', phase='val') for name in NAMES]
+    images.append(dict(file_name='another.jpg', phase='train'))
+    annotation = dict(images=images, annos_segmentation=[])
+    path = root / VOC2010 / 'trainval_merged.json'
+    path.write_text(json.dumps(annotation))
+    assert prepare_benchmark('pc459').written == 3
+    path.write_text(json.dumps(annotation)[:-10])
+    (root / VOC2010 / 'ImageSets' / 'SegmentationContext' / 'val.txt').unlink()
+    with pytest.raises(ValueError, match='trainval_merged.json is damaged or half-do'):
+        prepare_benchmark('pc459')
+
+
+def test_ade847(root):
+    miniatures.ade847(root)
+    summary = prepare_benchmark('ade847')
+    assert (summary.written, summary.broken) == (6, ())
+    folder = root / 'ADE20K_2021_17_01'
+    masks = folder / 'annotations_detectron2' / 'validation'
+    images = folder / 'images_detectron2' / 'validation'
+    large = labels(masks / 'ADE_val_00000001.tif')
+    small = labels(masks / 'ADE_val_00000002.tif')
+    assert small.dtype == np.uint16 and np.array_equal(small, miniatures.ADE847)
+    assert Image.open(images / 'ADE_val_00000002.jpg').size == (32, 24)
+    # 800 x 600, scaled to a short side of 512; stripes stay stripes.
+    assert large.shape == (512, 683)
+    assert Image.open(images / 'ADE_val_00000001.jpg').size == (683, 512)
+    assert np.array_equal(large[256, 20::137], [65535, 0, 846, 14, 65535])
+
+
+def test_cityscapes(root):
+    pytest.importorskip('cityscapesscripts')
+    miniatures.cityscapes(root)
+    summary = prepare_benchmark('cityscapes')
+    assert (summary.written, summary.broken) == (3, ())
+    folder = root / 'cityscapes' / 'gtFine' / 'val' / 'frankfurt'
+    for name in NAMES:
+        mask = folder / f'frankfurt_000000_{name[-6:]}_gtFine_labelTrainIds.png'
+        assert np.array_equal(labels(mask), miniatures.CITYSCAPES)
+
+
+def test_a_second_run_keeps_what_is_there(root):
+    miniatures.coco(root)
+    prepare_benchmark('coco_object')
+    folder = root / COCO_MASKS
+    (folder / f'{NAMES[1]}_instanceTrainIds.png').unlink()
+    before = stamps(folder, '*')
+    summary = prepare_benchmark('coco_object')
+    assert (summary.written, summary.kept) == (1, 2)
+    after = stamps(folder, '*')
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 1
+    summary = prepare_benchmark('coco_object', overwrite=True)
+    assert (summary.written, summary.kept) == (3, 0)
+    assert str(summary).startswith('3 files written, 0 were there already, 0 have')
+
+
+def test_broken_inputs_are_named_and_do_not_stop_the_others(root):
+    miniatures.coco(root)
+    folder = root / COCO_MASKS
+    cut = folder / f'{NAMES[0]}.png'
+    cut.write_bytes(cut.read_bytes()[:60])
+    miniatures.save(miniatures.blocks(0, 200), folder / f'{NAMES[2]}.png')
+    summary = prepare_benchmark('coco_object')
+    assert (summary.written, len(summary.broken)) == (1, 2)
+    assert summary.broken[0].startswith(f'{NAMES[0]}_instanceTrainIds.png: ')
+    assert 'the values [200] are none of COCO-Stuff' in summary.broken[1]
+    assert NAMES[2] in str(summary)
+    assert {path.name for path in folder.glob('*TrainIds*')} == {
+        f'{NAMES[1]}_instanceTrainIds.png'
+    }
+
+
+def test_broken_and_missing_label_maps(root):
+    miniatures.context459(root)
+    miniatures.context_split(root)
+    (root / VOC2010 / 'trainval' / f'{NAMES[1]}.mat').write_bytes(b'MATLAB 5.0')
+    (root / VOC2010 / 'trainval' / f'{NAMES[2]}.mat').unlink()
+    summary = prepare_benchmark('pc459')
+    assert [line.partition(':')[0] for line in summary.broken] == [
+        f'{name}.tif' for name in NAMES[1:]
+    ]
+
+
+def test_unknown_label_of_cityscapes(root):
+    pytest.importorskip('cityscapesscripts')
+    miniatures.cityscapes(root)
+    folder = root / 'cityscapes' / 'gtFine' / 'val' / 'frankfurt'
+    path = sorted(folder.glob('*.json'))[0]
+    path.write_text(path.read_text().replace('road', 'spaceship'))
+    summary = prepare_benchmark('cityscapes')  # its converter exits the program
+    assert (summary.written, len(summary.broken)) == (2, 1)
+
+
+def test_segment_outside_the_59(root):
+    pytest.importorskip('pycocotools')
+    miniatures.context(root)
+    path = root / VOC2010 / 'trainval_merged.json'
+    annotation = json.loads(path.read_text())
+    annotation['annos_segmentation'][0]['category_id'] = 1
+    path.write_text(json.dumps(annotation))
+    summary = prepare_benchmark('context60')
+    assert (summary.written, len(summary.broken)) == (2, 1)
+    assert 'category 1 is none of the 59' in summary.broken[0]
+
+
+@pytest.mark.parametrize(
+    'benchmark, message',
+    [
+        ('coco_stuff171', 'stuffthingmaps_trainval2017.zip'),
+        ('coco_object', 'stuffthingmaps_trainval2017.zip'),
+        ('context59', 'trainval_merged.json'),
+        ('pc459', 'trainval.tar.gz'),
+        ('ade847', 'unpack ADE20K_2021_17_01'),
+        ('cityscapes', 'gtFine_trainvaltest.zip'),
+    ],
+)
+def test_nothing_to_convert(root, benchmark, message):
+    if benchmark == 'context59':
+        pytest.importorskip('pycocotools')
+    with pytest.raises(FileNotFoundError, match=message):
+        prepare_benchmark(benchmark)
+
+
+# Interruptions: real processes that end at the worst moment.
+
+
+def draw_or_die(color: int) -> np.ndarray:
+    if color == 2:
+        os.kill(os.getpid(), 9)
+    return np.full((200, 300), color, np.uint8)
+
+
+def noise(color: int) -> np.ndarray:
+    return np.random.default_rng(color).integers(0, 256, (200, 300), dtype=np.uint8)
+
+
+def with_small_files(jobs: list[Job]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # of 60,000 needed
+    write_images(noise, jobs)
+
+
+@pytest.mark.parametrize(
+    'program, finished',
+    [(partial(write_images, draw_or_die), 2), (with_small_files, 0)],
+    ids=['killed', 'disk full'],
+)
+def test_interrupted(tmp_path, program, finished):
+    jobs = [Job(tmp_path / 'masks' / f'{i}.png', i) for i in range(4)]
+    process = get_context('fork').Process(target=program, args=(jobs,))
+    process.start()
+    process.join()
+    assert process.exitcode != 0
+    found = sorted((tmp_path / 'masks').glob('[!.]*'))
+    assert len(found) == finished
+    for path in found:
+        labels(path)  # whole
+    summary = write_images(noise, jobs)
+    assert (summary.written, summary.kept) == (4 - finished, finished)
+    assert sorted(path.name for path in (tmp_path / 'masks').iterdir()) == [
+        f'{i}.png' for i in range(4)
+    ]

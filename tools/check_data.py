@@ -1,0 +1,65 @@
+"""Check the benchmarks' data: there, complete, correctly converted?"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+
+import cli
+from mmengine.logging import MMLogger
+
+from pacl_mmseg.apis.protocols import check_name
+from pacl_mmseg.datasets.preparation import OFFICIAL, check_benchmark
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse arguments, among them those that the data tools share, and act on these.
+
+    Raises:
+        ValueError: There is no such benchmark.
+    """
+    parser.add_argument(
+        '--data-root',
+        help='folder that has the benchmarks (or set PACL_DATA_ROOT; default: data)',
+    )
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error came from'
+    )
+    args = parser.parse_args(argv)
+    cli.set_data_root(args)
+    # A config says each time that it read PACL_DATA_ROOT.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    for name in args.benchmarks:
+        check_name('benchmark', name, OFFICIAL)
+    return args
+
+
+def report(benchmarks: Iterable[str], sample: int | None = 100) -> bool:
+    """Print a verdict on each benchmark; returns whether all are usable."""
+    usable = True
+    for name in benchmarks:
+        verdict = check_benchmark(name, sample=sample)
+        print(verdict, flush=True)
+        usable &= verdict.usable
+    return usable
+
+
+def main(argv: Sequence[str] | None = None) -> bool:
+    """Check benchmarks; returns whether all are usable."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'benchmarks', nargs='*', help=f'by default all: {", ".join(OFFICIAL)}'
+    )
+    parser.add_argument(
+        '--all', action='store_true', help='read every image and mask, not just 100'
+    )
+    args = parse(parser, argv)
+    return report(args.benchmarks or OFFICIAL, sample=None if args.all else 100)
+
+
+if __name__ == '__main__':
+    cli.run(lambda: main() or sys.exit(1))
