@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from pacl_mmseg.apis import load_config
+from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_config
+from pacl_mmseg.apis.missing import missing_data
 
 # What bad input raises, as opposed to a mistake in the program.
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, RuntimeError, ImportError)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+def add_common_arguments(
+    parser: argparse.ArgumentParser,
+    launchers: Sequence[str] = ('none', 'pytorch', 'slurm', 'mpi'),
+) -> None:
     """MMSeg's own arguments, the same for training and testing."""
     parser.add_argument('--work-dir', help='directory for logs, results, checkpoints')
     parser.add_argument(
@@ -28,7 +32,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        choices=launchers,
         default='none',
         help='job launcher',
     )
@@ -39,10 +43,39 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the tools that evaluate share."""
+    parser.add_argument(
+        '--protocol',
+        help=f'evaluate as published: {", ".join(PROTOCOLS)} (docs/protocols.md); '
+        "by default the config's own settings, which are those of sclip",
+    )
+    parser.add_argument(
+        '--data-root',
+        help='folder that has the benchmarks, as MMSeg lays them out '
+        '(or set PACL_DATA_ROOT; default: data)',
+    )
+
+
+def set_data_root(args: argparse.Namespace) -> None:
+    """Tell the configs, which are read later, where the benchmarks lie."""
+    if getattr(args, 'data_root', None):
+        os.environ['PACL_DATA_ROOT'] = args.data_root
+
+
 def config_from(args: argparse.Namespace) -> Config:
     """Read the config and apply the arguments that all tools have."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    set_data_root(args)
+    cfg = load_config(args.config)
+    if getattr(args, 'protocol', None):
+        if 'benchmark' not in cfg:
+            raise ValueError(
+                f'--protocol differs from benchmark to benchmark, and {args.config} '
+                "does not say which it is: add benchmark = '...' to it."
+            )
+        apply_protocol(cfg, args.protocol, cfg.benchmark)
+    apply_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     default = Path('work_dirs') / Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(default)
@@ -53,18 +86,12 @@ def check_data_root(cfg: Config, *loaders: str) -> None:
     """Complain about missing data before anything is built.
 
     Raises:
-        FileNotFoundError: A dataset's ``data_root`` does not exist.
+        FileNotFoundError: A folder or list of a dataset does not exist.
     """
     for name in loaders:
-        dataset, path = (cfg.get(name) or {}).get('dataset', {}), f'{name}.dataset'
-        while isinstance(dataset.get('dataset'), dict):  # inside wrappers
-            dataset, path = dataset['dataset'], f'{path}.dataset'
-        root = dataset.get('data_root')
-        if root and '://' not in root and not Path(root).is_dir():
-            raise FileNotFoundError(
-                f'{root} does not exist: put the {dataset["type"]} there, or set '
-                f'{path}.data_root to where it is.'
-            )
+        sentence = missing_data(cfg, name)
+        if sentence:
+            raise FileNotFoundError(sentence)
 
 
 def run(main: Callable[[], object]) -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import cli
 from mmengine.config import ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from pacl_mmseg.apis import describe_test, evaluation_record, format_protocol
+from pacl_mmseg.apis.results import write_json
 from pacl_mmseg.registry import RUNNERS
 
 
@@ -30,6 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--wait-time', type=float, default=2, help='seconds to show an image for'
     )
     parser.add_argument('--tta', action='store_true', help='test time augmentation')
+    cli.add_evaluation_arguments(parser)
     cli.add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -40,6 +45,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     cfg = cli.config_from(args)
     cfg.load_from = args.checkpoint
     cli.check_data_root(cfg, 'test_dataloader')
+    if args.tta:
+        if 'tta_pipeline' not in cfg:
+            raise ValueError(f'--tta needs a tta_pipeline, which {args.config} lacks.')
+        if 'ZeroShotSegmentor' in str(cfg.model.type):
+            # MMSeg merges the scores of all classes alone: of the present-classes
+            # protocol it would leave the first view's prediction.
+            cfg.model.test_cfg.update(keep_scores=True, present_classes=False)
+            cfg.test_evaluator = [
+                metric
+                for metric in as_list(cfg.test_evaluator)
+                if 'PresentClassesIoUMetric' not in str(metric.type)
+            ]
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        cfg.model = cfg.tta_model
+    description = describe_test(cfg, args.checkpoint)
     if args.show or args.show_dir:
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         hooks.visualization = dict(
@@ -50,25 +71,30 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         )
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
-    if args.tta:
-        if 'tta_pipeline' not in cfg:
-            raise ValueError(f'--tta needs a tta_pipeline, which {args.config} lacks.')
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
-        cfg.model = cfg.tta_model
     if args.out:
-        evaluators = cfg.test_evaluator
-        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-        writers = [metric for metric in evaluators if 'IoUMetric' in metric.type]
-        if not writers:
-            raise ValueError('--out needs an IoUMetric among the test evaluators.')
-        for metric in writers:
-            metric.output_dir = args.out
+        writer = dict(type='PredictionWriter', output_dir=args.out)
+        cfg.test_evaluator = [*as_list(cfg.test_evaluator), writer]
     # Only what testing needs: a config may also say how to train.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    return runner.test()
+    metrics = runner.test()
+    if is_main_process():
+        path = Path(cfg.work_dir) / 'result.json'
+        write_json(path, evaluation_record(runner, metrics, description))
+        runner.logger.info(format_protocol(description['protocol']))
+        runner.logger.info(f'{summary(metrics)}; with all that decides it in {path}')
+    return metrics
+
+
+def as_list(evaluators: dict | list[dict]) -> list[dict]:
+    """The metrics of a config, which may be given as one."""
+    return list(evaluators) if isinstance(evaluators, list) else [evaluators]
+
+
+def summary(metrics: dict[str, float]) -> str:
+    """The metrics in one line."""
+    return ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
 
 
 if __name__ == '__main__':

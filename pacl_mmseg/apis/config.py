@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -10,8 +11,20 @@ ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
 PREPROCESSORS = ('CLIPDataPreProcessor', 'CLIPResizeCrop')
 
 
-def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and apply ``--cfg-options`` to it.
+
+    Args:
+        path: Config file, or ``package::file``.
+        options: See :func:`apply_options`.
+    """
+    config = Config.fromfile(path)
+    apply_options(config, options)
+    return config
+
+
+def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Change settings of a config, in place.
 
     Configs of this package state the CLIP model once, as ``encoder = dict(model=...,
     pretrained=...)``, and hand it to every part that needs it. An option that changes
@@ -19,20 +32,19 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     those parts here, so that it too is stated once.
 
     Args:
-        path: Config file, or ``package::file``.
+        config: Any config.
         options: Dotted keys and their new values.
     """
-    config = Config.fromfile(path)
-    if options:
-        config.merge_from_dict(options)
-        changed = {
-            key.split('.')[1]: config.encoder[key.split('.')[1]]
-            for key in options
-            if key.startswith('encoder.')
-        }
-        if changed:
-            _update(config._cfg_dict, changed)
-    return config
+    if not options:
+        return
+    config.merge_from_dict(dict(options))
+    changed = {
+        key.split('.')[1]: config.encoder[key.split('.')[1]]
+        for key in options
+        if key.startswith('encoder.')
+    }
+    if changed:
+        _update(config._cfg_dict, changed)
 
 
 def _update(node: Any, changed: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -54,7 +55,12 @@ class ContrastivePretrainRunner(Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As ``Runner.wrap_model``, whose default wrapper is for a GPU only."""
+        """As ``Runner.wrap_model``, whose default wrapper is for a GPU only.
+
+        A model with nothing to train is not wrapped: it has nothing to share.
+        """
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model.to(get_device())
         if self.distributed and not torch.cuda.is_available():
             defaults = dict(
                 broadcast_buffers=False,

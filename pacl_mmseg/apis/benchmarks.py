@@ -1,0 +1,78 @@
+"""Methods and benchmarks, and the config of any of the one on any of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+import pacl_mmseg
+from pacl_mmseg.apis.config import apply_options, load_config
+from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol, check_name
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to turn CLIP into a segmentor.
+
+    Args:
+        title: Its name in tables.
+        trained: Whether it has parts of its own, which come from a checkpoint.
+    """
+
+    title: str
+    trained: bool = False
+
+
+METHODS = dict(
+    clip=Method('CLIP'),
+    maskclip=Method('MaskCLIP'),
+    sclip=Method('SCLIP'),
+    clearclip=Method('ClearCLIP'),
+    naclip=Method('NACLIP'),
+    pacl=Method('PACL', trained=True),
+    clippy=Method('CLIPpy pooling', trained=True),
+    nms05=Method('NMS05 pooling', trained=True),
+)
+SMALL_WORLD = 'small_world'
+BENCHMARKS = (*REAL_BENCHMARKS, SMALL_WORLD)
+
+
+def compose(
+    method: str,
+    benchmark: str,
+    protocol: str = 'sclip',
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """The config of a method on a benchmark.
+
+    ``compose('pacl', benchmark)`` tests what ``configs/pacl_<benchmark>.py`` does.
+
+    Args:
+        method: One of :data:`METHODS`.
+        benchmark: One of :data:`BENCHMARKS`. ``'small_world'`` has the protocol of its
+            own configs.
+        protocol: One of :data:`~pacl_mmseg.apis.protocols.PROTOCOLS`.
+        options: Changes after that, as ``--cfg-options`` makes them.
+
+    Raises:
+        ValueError: Unknown name; the message suggests the nearest.
+    """
+    check_name('method', method, METHODS)
+    check_name('benchmark', benchmark, BENCHMARKS)
+    # Where MMEngine looks for the configs of a package, installed or in place.
+    configs = Path(pacl_mmseg.__file__).parent / '.mim' / 'configs'
+    if benchmark == SMALL_WORLD:
+        return load_config(str(configs / SMALL_WORLD / f'{method}.py'), options)
+    bases = [
+        configs / '_base_' / 'models' / f'{method}_vitb16.py',
+        configs / '_base_' / 'datasets' / f'{benchmark}.py',
+        configs / '_base_' / 'default_runtime.py',
+    ]
+    cfg = Config.fromstring(f'_base_ = {[str(path) for path in bases]}\n', '.py')
+    apply_protocol(cfg, protocol, benchmark)
+    apply_options(cfg, options)
+    return cfg

@@ -1,0 +1,112 @@
+"""What a test would lack, found before anything slow starts: one sentence each."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import open_clip
+from huggingface_hub import try_to_load_from_cache
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.datasets import BaseSegDataset
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+from pacl_mmseg.apis.benchmarks import METHODS
+from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.registry import DATASETS
+
+
+def missing_checkpoint(method: str, checkpoint: str | None) -> str | None:
+    """Why a method cannot have its trained parts, or None."""
+    if checkpoint is not None and not os.path.isfile(checkpoint):
+        return f'There is no checkpoint {checkpoint}.'
+    if METHODS[method].trained and checkpoint is None:
+        return f'{method} has trained parts: give --checkpoint {method}=FILE.'
+    return None
+
+
+def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
+    """Why a loader's files cannot be read, or None.
+
+    Of segmentation data every image and mask is looked for; whether they are right, and
+    those of the official split, is what ``tools/check_data.py`` says.
+    """
+    dataset, path = (cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset'
+    while isinstance(dataset.get('dataset'), dict):  # inside wrappers
+        dataset, path = dataset['dataset'], f'{path}.dataset'
+    root = dataset.get('data_root')
+    if not root or '://' in root:
+        return None
+    wanted, segmentation = [root], _is_segmentation(dataset['type'])
+    if segmentation:
+        parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
+        wanted += [os.path.join(root, part) for part in parts if part]
+    for place in wanted:
+        if not os.path.exists(place):
+            return (
+                f'{place} does not exist: put the {dataset["type"]} there, or set '
+                f'{path}.data_root to where it is (or --data-root to the folder that '
+                'has all benchmarks).'
+            )
+    if segmentation:
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            records = DATASETS.build(dict(dataset, lazy_init=True)).load_data_list()
+        files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
+        lacking = [f for f in files if not os.path.isfile(f) or not os.path.getsize(f)]
+        if lacking:
+            return (
+                f'{len(lacking)} of {len(files)} images and masks in {root} are not '
+                f'there or empty, the first is {lacking[0]}: tools/check_data.py says '
+                'what to do.'
+            )
+    return None
+
+
+def missing_weights(cfg: Config, fetch: bool) -> str | None:
+    """Why the encoder's weights cannot be had, or None.
+
+    Args:
+        cfg: Config of a test.
+        fetch: Download what is not here yet; if False, that is what is said.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    model, weights = backbone.get('model'), backbone.get('pretrained')
+    if weights is None or os.path.isfile(os.path.expanduser(weights)):
+        return None
+    if not isinstance(model, str):
+        return f'There is no weights file {weights}.'
+    return _missing_tag(model, weights, fetch)
+
+
+def _is_segmentation(kind: str) -> bool:
+    found = DATASETS.get(kind)
+    return found is not None and issubclass(found, BaseSegDataset)
+
+
+@functools.cache
+def _missing_tag(model: str, tag: str, fetch: bool) -> str | None:
+    source = open_clip.get_pretrained_cfg(model, tag)
+    if source and _is_cached(source):
+        return None
+    if source and not fetch:
+        return (
+            f'The {tag!r} weights of {model} are not on this machine yet and will be '
+            'downloaded; without internet access set encoder.pretrained to a file.'
+        )
+    try:
+        build_open_clip(model, tag)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _is_cached(source: dict) -> bool:
+    """Whether open_clip would find weights in the hub's cache or in its own."""
+    repository, _, name = source.get('hf_hub', '').rpartition('/')
+    if repository:
+        names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+        found = [try_to_load_from_cache(repository, name) for name in names]
+        return any(isinstance(path, str) for path in found)
+    return Path('~/.cache/clip', Path(source['url']).name).expanduser().is_file()

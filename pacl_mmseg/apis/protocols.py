@@ -1,0 +1,441 @@
+"""Evaluation protocols by name: written into configs, and read back from them.
+
+Everything that moves a benchmark number is a *setting*. A :class:`Protocol` gives every
+setting a value, for each benchmark; ``docs/protocols.md`` tabulates them and says which
+published figures each belongs to. What a result carries is :func:`read_protocol`'s
+account of the config that was run, never the name that was asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from pacl_mmseg.models.open_clip_model import describe, model_config
+from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
+from pacl_mmseg.prompts import Vocabulary, get_templates
+from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.registry import MODELS
+
+REAL_BENCHMARKS = (
+    'voc20',
+    'voc21',
+    'context59',
+    'context60',
+    'coco_object',
+    'coco_stuff171',
+    'ade20k',
+    'cityscapes',
+    'ade847',
+    'pc459',
+)
+# Those whose class 0 is the background.
+WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
+
+# Setting, and where a model config has it: part, key. The short side of the image, one
+# more setting, is in the pipelines.
+SETTINGS = {
+    'mode': ('test_cfg', 'mode'),
+    'window': ('test_cfg', 'crop_size'),
+    'window_stride': ('test_cfg', 'stride'),
+    'average': ('test_cfg', 'average'),
+    'background': ('test_cfg', 'background'),
+    'area_threshold': ('test_cfg', 'area_threshold'),
+    'pamr': ('test_cfg', 'pamr'),
+    'token_stride': ('backbone', 'stride'),
+    'fit': ('backbone', 'fit'),
+    'interpolate_offset': ('backbone', 'interpolate_offset'),
+    'templates': ('decode_head', 'templates'),
+    'names': ('decode_head', 'dataset_name'),
+    'logit_scale': ('decode_head', 'logit_scale'),
+}
+PARTS = dict(
+    test_cfg='ZeroShotSegmentor',  # whose options they are
+    backbone='PACLBackbone',
+    decode_head='ZeroShotTextHead',
+)
+LONG_SIDE = 2048  # of a resized image at most; all protocols here have the same
+PIPELINES = ('test_pipeline', 'tta_pipeline', 'val_dataloader', 'test_dataloader')
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate.
+
+    Args:
+        general: Settings on all benchmarks, over :data:`COMMON`.
+        benchmarks: Settings on single ones, over those.
+    """
+
+    general: Mapping[str, Any]
+    benchmarks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def settings(self, benchmark: str) -> dict[str, Any]:
+        """Every setting on a benchmark."""
+        own = self.benchmarks.get(benchmark, {})
+        return {**COMMON, 'names': benchmark, **self.general, **own}
+
+    def difference(self, benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Its settings on a benchmark that are not those."""
+        return {
+            name: value
+            for name, value in self.settings(benchmark).items()
+            if _in_full(name, value) != settings[name]
+        }
+
+
+COMMON = dict(
+    mode='slide',
+    average='scores',
+    background=dict(rule='none'),
+    area_threshold=None,
+    pamr=None,
+    token_stride=None,  # the patch size
+    # How an image whose size is not a multiple of the patches' is treated, and position
+    # embeddings are resized. Where all windows have the size that the encoder was
+    # trained with, neither happens, and presets leave these two alone.
+    fit='resize',
+    interpolate_offset=0.0,
+    templates='imagenet80',
+    tta=False,
+)
+
+
+def _probability(threshold: float) -> dict[str, Any]:
+    return dict(rule='probability', threshold=threshold)
+
+
+# wangf3014/SCLIP at b56bd30: configs/cfg_*.py over the defaults of clip_segmentor.py.
+_SCLIP = Protocol(
+    general=dict(short_side=336, window=224, window_stride=112, logit_scale=40.0),
+    benchmarks=dict(
+        voc21=dict(logit_scale=65.0, background=_probability(0.1), area_threshold=0.1),
+        context60=dict(logit_scale=50.0, background=_probability(0.1)),
+        coco_object=dict(logit_scale=50.0, background=_probability(0.1)),
+        coco_stuff171=dict(short_side=448),
+        cityscapes=dict(short_side=560),
+    ),
+)
+# mc-lan/ClearCLIP at ad68a40: configs/cfg_*.py over clearclip_segmentor.py, whose
+# default window stride, 224, Cityscapes keeps with its smaller window.
+_CLEARCLIP = Protocol(
+    general=dict(
+        short_side=448,
+        window=448,
+        window_stride=224,
+        logit_scale=50.0,
+        interpolate_offset=0.1,
+    ),
+    benchmarks=dict(
+        voc20=dict(names='voc20_clearclip'),
+        voc21=dict(names='voc21_clearclip', background=_probability(0.5)),
+        context60=dict(background=_probability(0.15)),
+        coco_object=dict(names='coco_object_clearclip', background=_probability(0.4)),
+        cityscapes=dict(window=224),
+    ),
+)
+# sinahmr/NACLIP at 0cac3a6: configs/cfg_*.py over naclip.py, with --pamr off. VOC is
+# segmented without windows, by an encoder that leaves out what the patches do not tile.
+_WITHOUT_WINDOWS = dict(
+    mode='whole', window=None, window_stride=None, fit='crop', interpolate_offset=0.1
+)
+_NACLIP = Protocol(
+    general=dict(short_side=336, window=224, window_stride=112, logit_scale=40.0),
+    benchmarks=dict(
+        voc20=_WITHOUT_WINDOWS,
+        voc21=dict(_WITHOUT_WINDOWS, background=_probability(0.1)),
+        context60=dict(background=_probability(0.1)),
+        coco_object=dict(background=_probability(0.1)),
+        cityscapes=dict(short_side=560),
+    ),
+)
+# The same with what that code does by default, and its README's figures have.
+_NACLIP_PAMR = Protocol(
+    dict(_NACLIP.general, pamr=dict(steps=10, dilations=(8, 16))), _NACLIP.benchmarks
+)
+# wysoczanska/clip_dinoiser at a954aae: segmentation/configs and the softmax of
+# models/maskclip/maskclip.py, of which windows are averaged. The names are the classes
+# of its datasets; on VOC21 and COCO-Object its learnt background decoder is not here.
+_DINOISER = Protocol(
+    general=dict(
+        short_side=448,
+        window=448,
+        window_stride=224,
+        average='probabilities',
+        logit_scale=100.0,
+    ),
+    benchmarks={
+        name: dict(
+            names=f'{name}_dinoiser',
+            background=dict(rule='names' if name in WITH_BACKGROUND else 'none'),
+        )
+        for name in REAL_BENCHMARKS
+        if name not in ('ade847', 'pc459')
+    },
+)
+# Mukhoti et al., CVPR 2023: templates, token stride and background rule. Accounts of it
+# leave open the sizes of image and window, the logit scale that the entropy needs, and
+# the names, which are those of `sclip` here.
+_PACL_PAPER = Protocol(
+    general=dict(
+        short_side=336,
+        window=224,
+        window_stride=112,
+        logit_scale=40.0,
+        token_stride=4,
+        templates='pacl7',
+    ),
+    benchmarks={
+        name: dict(background=dict(rule='entropy', threshold=1.5))
+        for name in WITH_BACKGROUND
+    },
+)
+PROTOCOLS = dict(
+    sclip=_SCLIP,
+    clearclip=_CLEARCLIP,
+    naclip=_NACLIP,
+    naclip_pamr=_NACLIP_PAMR,
+    dinoiser=_DINOISER,
+    pacl_paper=_PACL_PAPER,
+)
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Complain about an unknown name.
+
+    Raises:
+        ValueError: It is not among ``known``; the message suggests the nearest.
+    """
+    known = list(known)
+    if name not in known:
+        raise ValueError(
+            f'There is no {kind} {name!r}; there are: {", ".join(known)}.'
+            f'{did_you_mean(name, known)}'
+        )
+
+
+def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
+    """Write a protocol into a config, in place; what it says already is left alone.
+
+    Args:
+        cfg: Config of a :class:`ZeroShotSegmentor` on that benchmark.
+        protocol: One of :data:`PROTOCOLS`.
+        benchmark: One of :data:`REAL_BENCHMARKS`.
+
+    Raises:
+        ValueError: Unknown name, or a model that does not have these settings.
+    """
+    check_name('protocol', protocol, PROTOCOLS)
+    check_name('benchmark with published protocols', benchmark, REAL_BENCHMARKS)
+    model = _segmentor(cfg)
+    changed = PROTOCOLS[protocol].difference(benchmark, read_settings(cfg))
+    if 'short_side' in changed:
+        for resize in _resizes([cfg.get(key) for key in PIPELINES]):
+            resize.update(scale=(LONG_SIDE, changed['short_side']), keep_ratio=True)
+    for name, (part, key) in SETTINGS.items():
+        if name not in changed:
+            continue
+        kind = _kind(model if part == 'test_cfg' else model.get(part))
+        if kind != PARTS[part]:
+            raise ValueError(
+                f'The protocol {protocol!r} sets {key!r} of a {PARTS[part]}; this '
+                f'config has a {kind}.'
+            )
+        value = copy.deepcopy(changed[name])
+        square = name in ('window', 'window_stride') and value is not None
+        model[part][key] = (value, value) if square else value
+        if name == 'names':
+            model[part].pop('vocabulary', None)
+
+
+def read_settings(cfg: Config) -> dict[str, Any]:
+    """The settings of a config, and those that its types have by default.
+
+    A setting that does not apply (the window of whole-image inference, the templates of
+    a head without text) is None.
+    """
+    model = _segmentor(cfg)
+    options = {part: _options(model, part) for part in PARTS}
+    settings = {
+        name: _in_full(name, _plain(options[part].get(key)))
+        for name, (part, key) in SETTINGS.items()
+    }
+    for name in ('window', 'window_stride'):
+        sides = settings[name] if settings['mode'] == 'slide' else None
+        settings[name] = _one_or_all(sides or ())
+    scales = [step['scale'] for step in _resizes(cfg.get('test_dataloader'))]
+    settings['short_side'] = _one_or_all(
+        scale if isinstance(scale, int) else min(scale) for scale in scales
+    )
+    settings['tta'] = _segmentor(cfg) is not cfg.model
+    return settings
+
+
+def read_protocol(cfg: Config) -> dict[str, Any]:
+    """What moves the number that a config will give, as it stands in the config.
+
+    Returns:
+        The settings, and beside them:
+
+        - ``protocol``: the preset that has all these settings on this benchmark (the
+          first, if several have; ``same_as`` are the others), or ``'custom'``, and then
+          ``nearest`` is the preset with the fewest other settings and ``differs`` what
+          those are there;
+        - ``benchmark``, or None where the config does not name one;
+        - ``weights`` and ``precision`` of the image encoder;
+        - ``template_count``, and ``names_sha256`` of the names and their classes.
+
+        Plain values throughout, as JSON has them.
+    """
+    settings, benchmark = read_settings(cfg), cfg.get('benchmark')
+    others = {
+        name: protocol.difference(benchmark, settings)
+        for name, protocol in PROTOCOLS.items()
+        if benchmark in REAL_BENCHMARKS
+    }
+    same = [name for name, differs in others.items() if not differs]
+    nearest = min(others, key=lambda name: len(others[name]), default=None)
+    backbone = _options(_segmentor(cfg), 'backbone')
+    if settings['token_stride'] is None and 'model' in backbone:
+        patch_size = model_config(backbone['model'])['vision_cfg'].get('patch_size')
+        settings['token_stride'] = patch_size
+    return dict(
+        protocol=same[0] if same else 'custom',
+        same_as=same[1:],
+        nearest=None if same else nearest,
+        differs={} if same or nearest is None else others[nearest],
+        benchmark=benchmark,
+        weights=_weights(backbone),
+        precision=backbone.get('dtype'),
+        **settings,
+        **_text(_segmentor(cfg)),
+    )
+
+
+def format_protocol(protocol: Mapping[str, Any]) -> str:
+    """:func:`read_protocol`'s account in a few lines, without what does not apply."""
+    p = protocol
+    title = p['protocol']
+    if p['same_as']:
+        title += f' (here the same as {", ".join(p["same_as"])})'
+    if p['differs']:
+        differs = (f'{k} {p[k]} for {v}' for k, v in p['differs'].items())
+        title += f' ({p["nearest"]}, but {", ".join(differs)})'
+    background = p['background'] or {}
+    rule = [str(background[k]) for k in ('rule', 'threshold') if background.get(k)]
+    image = [
+        p['short_side'] and f'short side {p["short_side"]}',
+        f'windows of {p["window"]} every {p["window_stride"]} px'
+        if p['mode'] == 'slide'
+        else 'whole image',
+        p['token_stride'] and f'a token every {p["token_stride"]} px',
+        p['fit'] == 'crop' and 'cropped to whole patches',
+        p['interpolate_offset'] and f'offset {p["interpolate_offset"]} of positions',
+        p['average'] and f'{p["average"]} averaged',
+        p['tta'] and 'test-time augmentation',
+    ]
+    text = p['templates'] and [
+        f'{p["template_count"]} templates'
+        + (f' ({p["templates"]})' if isinstance(p['templates'], str) else ''),
+        f'names {p["names"] or "given"} (sha256 {p["names_sha256"][:12]})',
+        f'logit scale {p["logit_scale"]}',
+    ]
+    after = p['background'] and [
+        f'background rule {" ".join(rule)}',
+        p['area_threshold'] and f'area threshold {p["area_threshold"]}',
+        f'{p["pamr"]["steps"]} steps of PAMR' if p['pamr'] else 'no PAMR',
+    ]
+    lines = ([p['weights'], p['precision']], image, text, after)
+    texts = (', '.join(filter(None, line)) for line in lines if line)
+    return '\n  '.join([f'protocol {title}', *texts])
+
+
+def _segmentor(cfg: Config) -> ConfigDict:
+    """The model; for test-time augmentation MMSeg wraps it into another."""
+    return cfg.model.get('module', cfg.model)
+
+
+def _kind(part: Mapping | None) -> str:
+    return str((part or {}).get('type')).split('.')[-1]  # with or without a scope
+
+
+def _options(model: Mapping, part: str) -> dict[str, Any]:
+    """What a part of the model is configured with, over the defaults of our types."""
+    given = model.get(part)
+    given = dict(given) if isinstance(given, Mapping) else {}  # or several heads
+    if _kind(model if part == 'test_cfg' else given) != PARTS[part]:
+        return given
+    if part == 'test_cfg':
+        Decoding.from_test_cfg(given)  # complains about what is no option
+        defaults = {f.name: f.default for f in fields(Decoding)}
+        return dict(defaults, mode='whole', background={}) | given
+    parameters = inspect.signature(MODELS.get(PARTS[part])).parameters
+    return {name: parameter.default for name, parameter in parameters.items()} | given
+
+
+def _in_full(name: str, value: Any) -> Any:
+    """A setting with the defaults of what it leaves unsaid."""
+    if name == 'background' and value is not None:
+        return asdict(BackgroundRule(**value))
+    if name == 'pamr' and value is not None:
+        return dict(steps=10, dilations=(8, 16)) | value
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Sequences as tuples, mappings as dicts."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(v) for v in value)
+    return value
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    """What all values are; or all different ones; or None if there are none."""
+    different = tuple(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else (different or None)
+
+
+def _resizes(node: Any) -> Iterator[dict]:
+    """Every resizing step in a pipeline, dataset or loader."""
+    if isinstance(node, dict):
+        if str(node.get('type')).split('.')[-1] == 'Resize' and node.get('scale'):
+            yield node
+        children = node.values()
+    else:
+        children = node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        yield from _resizes(child)
+
+
+def _weights(backbone: Mapping) -> str:
+    if 'model' not in backbone:
+        return _kind(backbone)
+    return describe(
+        backbone['model'], backbone.get('pretrained'), backbone.get('init_seed', 0)
+    )
+
+
+def _text(model: Mapping) -> dict[str, Any]:
+    """How many templates there are, and a hash of the names."""
+    head = _options(model, 'decode_head')
+    if _kind(head) != PARTS['decode_head']:  # one that is trained with masks
+        return dict(template_count=None, names_sha256=None)
+    names = (
+        Vocabulary.from_list(head['vocabulary'])
+        if head['vocabulary']
+        else Vocabulary.from_dataset(head['dataset_name'])
+    )
+    pairs = zip(names.class_of, names.names, strict=True)
+    lines = '\n'.join(f'{index} {name}' for index, name in pairs)
+    return dict(
+        template_count=len(get_templates(head['templates'])),
+        names_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+    )

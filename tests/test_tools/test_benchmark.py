@@ -1,0 +1,193 @@
+"""tools/benchmark.py, on a few scenes of the small world."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pacl_mmseg.apis.benchmark_grid import PROGRESS, Launcher, Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = ['test_dataloader.dataset.num_scenes=12', 'test_dataloader.batch_size=4']
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """The tool's ``main``, called in this process; no weights are on this machine."""
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setenv('PACL_DATA_ROOT', 'data')  # --data-root sets it
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import benchmark
+
+    return benchmark.main
+
+
+def arguments(work_dir: Path, *methods: str) -> list[str]:
+    return [
+        *('--methods', *methods),
+        *('--benchmarks', 'small_world'),
+        *('--work-dir', str(work_dir)),
+        *('--cfg-options', *SCENES),
+    ]
+
+
+def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
+    first, second = (
+        tmp_path / 'small_world' / name / 'result.json' for name in ('clip', 'maskclip')
+    )
+    command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
+    started = subprocess.Popen(
+        [*command, *arguments(tmp_path, 'clip', 'maskclip')], cwd=ROOT
+    )
+    while not first.exists() and started.poll() is None:
+        time.sleep(0.05)
+    started.terminate()
+    assert started.wait() != 0
+    assert first.exists() and not second.exists()
+    kept = first.stat().st_mtime_ns
+
+    junk = tmp_path / 'junk.pth'
+    junk.write_bytes(b'no checkpoint')
+    given = ['--checkpoint', f'pacl={junk}', '--gpus', '2']  # shared by processes
+    with pytest.raises(SystemExit, match='1 of 3 failed'):
+        benchmark([*arguments(tmp_path, 'clip', 'pacl', 'maskclip'), *given])
+    out = capsys.readouterr().out
+    assert '3 to evaluate, 1 finished before' in out
+    assert re.search(r'\[2/3\] small_world pacl: failed: .*junk.pth', out)
+    assert re.search(r'\[3/3\] small_world maskclip: mIoU \d+\.\d+ in 0:', out)
+    assert first.stat().st_mtime_ns == kept
+
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [row['method'] for row in results] == ['clip', 'pacl', 'maskclip']
+    clip, pacl, maskclip = results
+    assert 'no checkpoint' in pacl['failure'] and pacl['record'] is None
+    assert maskclip['mIoU'] > clip['mIoU'] > 0
+    assert maskclip['present_classes_mIoU'] > maskclip['mIoU']
+    record = json.loads(second.read_text())
+    assert record == maskclip['record']
+    assert record['images'] == 12 and record['images_per_s'] > 0
+    assert record['processes'] == 2
+    assert record['peak_memory_mb'] > 100
+    assert record['protocol']['names'] == 'small_world'
+    assert len(record['encoders']['backbone']['sha256']) == 64
+    assert set(record['versions']) >= {'torch', 'mmseg', 'pacl_mmseg'}
+    assert 'pacl' in (tmp_path / 'results.md').read_text()
+    assert (tmp_path / 'chart.png').stat().st_size > 1000
+
+    # Other settings are another measurement.
+    options = arguments(tmp_path, 'clip')
+    benchmark([*options, '--dry-run'])
+    benchmark([*options, 'model.decode_head.templates=photo', '--dry-run'])
+    assert capsys.readouterr().out.splitlines() == [
+        'small_world clip: finished',
+        'small_world clip: would run',
+    ]
+
+
+def test_dry_run_says_what_is_missing(benchmark, tmp_path, capsys):
+    benchmark(
+        ['--methods', 'clip', 'pacl', '--benchmarks', 'small_world', 'voc20']
+        + ['--work-dir', str(tmp_path / 'run'), '--data-root', str(tmp_path)]
+        + ['--dry-run']
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        'small_world clip: would run',
+        'small_world pacl: missing [1]',
+        'voc20 clip: missing [2] [3]',
+        'voc20 pacl: missing [1] [2] [3]',
+    ]
+    assert lines[4] == '[1] pacl has trained parts: give --checkpoint pacl=FILE.'
+    assert lines[5].startswith(f'[2] {tmp_path}/VOCdevkit/VOC2012 does not exist')
+    assert "[3] The 'openai' weights of ViT-B-16-quickgelu are not on" in lines[6]
+    assert not (tmp_path / 'run').exists()
+
+
+def test_half_a_download_is_found(benchmark, tmp_path, capsys):
+    voc = tmp_path / 'VOCdevkit' / 'VOC2012'
+    for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+        (voc / folder).mkdir(parents=True)
+    (voc / 'ImageSets/Segmentation/val.txt').write_text('a\nb\n')
+    (voc / 'JPEGImages' / 'a.jpg').write_bytes(b'x')
+    (voc / 'SegmentationClass' / 'a.png').write_bytes(b'')
+    options = ['--methods', 'clip', '--benchmarks', 'voc20', '--dry-run']
+    benchmark([*options, '--data-root', str(tmp_path)])
+    out = capsys.readouterr().out
+    assert f'3 of 4 images and masks in {voc} are not there or empty' in out
+    assert 'a.png' in out
+
+
+def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
+    with pytest.raises(ValueError, match='Nothing was started. pacl has trained parts'):
+        benchmark(arguments(tmp_path / 'run', 'clip', 'pacl'))
+    junk = ['--checkpoint', str(tmp_path / 'no.pth')]
+    with pytest.raises(ValueError, match='There is no checkpoint .*no.pth'):
+        benchmark([*arguments(tmp_path / 'run', 'pacl'), *junk])
+    weights = ['encoder.pretrained=no.safetensors']
+    with pytest.raises(ValueError, match='There is no weights file no.safetensors'):
+        benchmark([*arguments(tmp_path / 'run', 'clip'), *weights])
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    'changed, message',
+    [
+        (['--methods', 'naclop'], "no method 'naclop'.*Did you mean 'naclip'"),
+        (['--benchmarks', 'ade20'], "no benchmark 'ade20'.*Did you mean 'ade20k'"),
+        (['--protocol', 'dinoser'], "no protocol 'dinoser'.*Did you mean 'dinoiser'"),
+        (['--checkpoint', 'palc=x.pth'], "no method 'palc'.*Did you mean 'pacl'"),
+        (['--gpus', '2', '--launcher', 'none'], 'needs --launcher pytorch or slurm'),
+    ],
+)
+def test_mistyped_arguments(benchmark, changed, message):
+    defaults = ['--methods', 'clip', '--benchmarks', 'voc20', '--dry-run']
+    with pytest.raises(ValueError, match=message):
+        benchmark([*defaults, *changed])
+
+
+def test_launchers(monkeypatch):
+    monkeypatch.setenv('SRUN_ARGS', '-p gpu --qos=high')
+    monkeypatch.setenv('GPUS_PER_NODE', '4')
+    tool = Path('tools/test.py')
+    torchrun = ' '.join(Launcher('pytorch', 2, tool).command('c.py'))
+    assert '-m torch.distributed.run --standalone --nproc_per_node=2 tools' in torchrun
+    assert torchrun.endswith('tools/test.py c.py --launcher pytorch')
+    srun = Launcher('slurm', 8, tool).command('c.py')
+    assert srun[0] == 'srun'
+    assert {'--gres=gpu:4', '--ntasks=8', '--ntasks-per-node=4', '-p'} <= set(srun)
+    assert srun[-4:] == ['tools/test.py', 'c.py', '--launcher', 'slurm']
+    done = subprocess.run(  # the plain one, really started
+        Launcher('none', 1, ROOT / 'tools' / 'test.py').command('no_config.py'),
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 1 and 'no_config.py' in done.stderr
+
+
+def test_progress_and_time_left(capsys):
+    line = (
+        '11/21 05:06:17 - mmengine - INFO - Iter(test) [  50/1449]    '
+        'eta: 1 day, 2:03:04  time: 0.2454  data_time: 0.0776  memory: 1023  '
+    )
+    match = PROGRESS.search(line)
+    assert (match['done'], match['all'], match['clock']) == ('50', '1449', '2:03:04')
+    assert match['days'] == '1'
+    progress = Progress(cells=3, finished=1)
+    progress.start('voc20 sclip')
+    progress.shown -= 60  # a minute ago
+    progress.update(50, 100, timedelta(seconds=30))
+    progress.end('mIoU 80.00')
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == '[2/3] voc20 sclip: starting'
+    # The rest of this one, and as long for the third as this one takes in all.
+    assert second.endswith('batch 50/100, 0:00:30 left; in all 0:01:00 left')
+    assert last == '[2/3] voc20 sclip: mIoU 80.00 in 0:00:00'

@@ -1,0 +1,143 @@
+"""Evaluate methods on benchmarks: tables and a chart, measured beside published.
+
+python tools/benchmark.py --methods pacl sclip clip --benchmarks voc20 ade20k \
+    --checkpoint work_dirs/pacl_vitb16_cc12m/iter_30330.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cli
+from mmengine.logging import MMLogger
+
+from pacl_mmseg.apis import BENCHMARKS, METHODS, PROTOCOLS, compose
+from pacl_mmseg.apis.benchmark_grid import LAUNCHERS, Cell, Launcher, run_cells
+from pacl_mmseg.apis.benchmark_table import markdown, table_row, write_tables
+from pacl_mmseg.apis.protocols import check_name
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate methods on benchmarks')
+    parser.add_argument('--methods', nargs='+', required=True, help=', '.join(METHODS))
+    parser.add_argument(
+        '--benchmarks', nargs='+', required=True, help=', '.join(BENCHMARKS)
+    )
+    parser.add_argument(
+        '--checkpoint',
+        nargs='+',
+        default=[],
+        metavar='[METHOD=]FILE',
+        help='checkpoint of the trained methods, or of one each',
+    )
+    parser.add_argument(
+        '--gpus', type=int, default=1, help='processes that share each benchmark'
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='say what would run and what is missing'
+    )
+    cli.add_evaluation_arguments(parser)
+    cli.add_common_arguments(parser, launchers=LAUNCHERS)
+    parser.set_defaults(protocol='sclip', work_dir='work_dirs/benchmark', launcher=None)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.launcher is None:
+        args.launcher = 'pytorch' if args.gpus > 1 else 'none'
+    if args.launcher == 'none' and args.gpus > 1:
+        raise ValueError(f'--gpus {args.gpus} needs --launcher pytorch or slurm.')
+    cli.set_data_root(args)
+    cells = grid(args)
+    if args.dry_run:
+        print(plan(cells))
+        return
+    todo = [cell for cell in cells if cell.record() is None]
+    missing = {s: None for cell in todo for s in cell.missing(fetch=True)}
+    if missing:
+        raise ValueError(f'Nothing was started. {" ".join(missing)}')
+    work_dir = Path(args.work_dir)
+    launcher = Launcher(args.launcher, args.gpus, Path(__file__).with_name('test.py'))
+    failures = run_cells(
+        cells, launcher, lambda failures: write_tables(work_dir, rows(cells, failures))
+    )
+    print(f'\n{markdown(rows(cells, failures))}')
+    print(f'{work_dir} has results.md, results.csv, results.json and chart.png.')
+    if failures:
+        sys.exit(f'\n{len(failures)} of {len(cells)} failed; run again to retry them.')
+
+
+def grid(args: argparse.Namespace) -> list[Cell]:
+    """The cells that the arguments ask for; every name is checked first."""
+    for method in args.methods:
+        check_name('method', method, METHODS)
+    for benchmark in args.benchmarks:
+        check_name('benchmark', benchmark, BENCHMARKS)
+    check_name('protocol', args.protocol, PROTOCOLS)
+    checkpoints = {}
+    for item in args.checkpoint:
+        method, given, file = item.partition('=')
+        if given and '/' not in method:
+            check_name('method', method, METHODS)
+            checkpoints[method] = file
+        else:
+            trained = [name for name in METHODS if METHODS[name].trained]
+            checkpoints |= dict.fromkeys(trained, item)
+    with quiet():
+        return [
+            Cell(
+                method,
+                benchmark,
+                compose(method, benchmark, args.protocol, args.cfg_options),
+                checkpoints.get(method),
+                Path(args.work_dir) / benchmark / method,
+            )
+            for benchmark in dict.fromkeys(args.benchmarks)
+            for method in dict.fromkeys(args.methods)
+        ]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """MMEngine remarks on every environment variable in every config; not here."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def plan(cells: Sequence[Cell]) -> str:
+    """What a dry run says: what would run, and what is missing, each thing once."""
+    numbers: dict[str, int] = {}
+    lines = []
+    for cell in cells:
+        state = 'finished'
+        if cell.record() is None:
+            missing = cell.missing(fetch=False)
+            marks = [f'[{numbers.setdefault(m, len(numbers) + 1)}]' for m in missing]
+            state = ' '.join(['missing', *marks]) if marks else 'would run'
+        lines.append(f'{cell}: {state}')
+    return '\n'.join([*lines, *(f'[{n}] {m}' for m, n in numbers.items())])
+
+
+def rows(cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[dict]:
+    """The lines of the table."""
+    return [
+        table_row(cell.method, cell.benchmark, cell.record(), failures.get(cell))
+        for cell in cells
+    ]
+
+
+if __name__ == '__main__':
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit('\nStopped; run again to go on.'))
+    cli.run(main)
