@@ -9,9 +9,10 @@ configs of ``--benchmarks``. Per benchmark:
 
 (a) whole / encoder: loading, resizing, encoding, decoding and both metrics of an image,
     over the frozen encoder alone on the same windows in the same batches.
-(b) stock / batched: MMSeg's loop over windows over windows in batches.
-(c) SCLIP / ours: the authors' segmentor (wangf3014/SCLIP, from a clone) over ours with
-    the same weights, preprocessed image and texts; method ``sclip``.
+(b) stock / batched: MMSeg's ``EncoderDecoder``, which loops over windows, over ours,
+    with the same modules on the same preprocessed image.
+(c) SCLIP / batched: the authors' segmentor (wangf3014/SCLIP, from a clone) over ours,
+    with the same weights, precision, texts and preprocessed image.
 
 All take turns in one process after a warm-up; medians of ``--repeat`` turns are
 compared. CPU times mean little while other programs use the cores.
@@ -31,15 +32,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from memory import process_bytes
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
+from mmseg.models import EncoderDecoder
 from PIL import Image
 from torch import nn
 
@@ -49,6 +51,8 @@ from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
 from pacl_mmseg.registry import DATASETS, METRICS, MODELS
+
+AUTHORS = (('sclip', 'float32'), ('sclip', 'float16'))
 
 
 def make_image(folder: Path, size: tuple[int, int], classes: int) -> tuple[Path, Path]:
@@ -78,6 +82,7 @@ class Evaluation:
         self.metrics = [METRICS.build(metric) for metric in cfg.test_evaluator]
         for metric in self.metrics:
             metric.dataset_meta = meta
+        self.cfg = cfg
         self.model: ZeroShotSegmentor = MODELS.build(cfg.model)
         self.model.eval()
 
@@ -94,34 +99,47 @@ class Evaluation:
     def inputs(self) -> dict:
         return self.model.data_preprocessor(self.load(), False)
 
-    def segment(self, data: dict, window_batch: int) -> None:
-        self.model.test_cfg.window_batch = window_batch
-        self.model.predict(data['inputs'], [s.clone() for s in data['data_samples']])
+    def segment(self, data: dict, model: nn.Module | None = None) -> torch.Tensor:
+        """The labels of preprocessed images, by another model if given."""
+        samples = [sample.clone() for sample in data['data_samples']]
+        (result,) = (model or self.model).predict(data['inputs'], samples)
+        return result.pred_sem_seg.data
+
+    def stock(self) -> EncoderDecoder:
+        """MMSeg's segmentor of the same modules."""
+        cfg = ConfigDict(self.cfg.model, type='EncoderDecoder')
+        model = MODELS.build(cfg)
+        model.backbone, model.decode_head = self.model.backbone, self.model.decode_head
+        return model.eval()
 
     def encode(self, images: torch.Tensor) -> int:
         """Encode the windows and return how many there are."""
-        windows = self.model._windows(tuple(images.shape[-2:])).crop(images[0])
+        decoding = Decoding.from_test_cfg(self.model.test_cfg)
+        windows = Windows.of(tuple(images.shape[-2:]), decoding).crop(images[0])
         for part in windows.split(Decoding.window_batch):
             self.model.backbone(part)
         return len(windows)
 
 
-def authors_sclip(clone: Path, model: ZeroShotSegmentor) -> nn.Module:
-    """SCLIP's own segmentor with our weights and texts."""
+def authors_sclip(clone: Path, model: ZeroShotSegmentor, dtype: str) -> nn.Module:
+    """SCLIP's own segmentor with our weights and texts, in our precision."""
     sys.path.insert(0, str(clone))
-    from clip.model import CLIP
+    from clip.model import CLIP, convert_weights
     from clip_segmentor import CLIPForSegmentation
 
     net = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     visual = {f'visual.{k}': v for k, v in model.backbone.visual.state_dict().items()}
     net.load_state_dict(visual, strict=False)
+    if dtype == 'float16':
+        convert_weights(net)
     device = next(model.backbone.parameters()).device
     bank = model.decode_head.text_bank
     segmentor = CLIPForSegmentation.__new__(CLIPForSegmentation)
     nn.Module.__init__(segmentor)
     segmentor.net = net.to(device).eval()
-    segmentor.query_features, segmentor.query_idx = bank.embeddings, bank.class_of
-    segmentor.num_queries, segmentor.dtype = len(bank.class_of), torch.float32
+    segmentor.query_features = bank.embeddings.to(getattr(torch, dtype))
+    segmentor.query_idx, segmentor.num_queries = bank.class_of, len(bank)
+    segmentor.dtype = segmentor.query_features.dtype
     segmentor.logit_scale, segmentor.prob_thd = model.decode_head.logit_scale, 0.0
     segmentor.slide_crop, segmentor.slide_stride = 224, 112
     segmentor.area_thd = segmentor.pamr = None
@@ -159,18 +177,18 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> str:
         data = evaluation.inputs()
         images = data['inputs']
         count = evaluation.encode(images)
-        batch = evaluation.model.test_cfg.get('window_batch', Decoding.window_batch)
+        others = {'stock': evaluation.stock()}
+        if args.sclip:
+            others['SCLIP'] = authors_sclip(args.sclip, evaluation.model, args.dtype)
         jobs = {
             'whole': evaluation.whole,
             'encoder': lambda: evaluation.encode(images),
-            'stock': lambda: evaluation.segment(data, 0),
-            'batched': lambda: evaluation.segment(data, batch),
-        }
-        if args.sclip:
-            other = authors_sclip(args.sclip, evaluation.model)
-            sample = data['data_samples'][0]
-            jobs['SCLIP'] = lambda: other.predict(images, [sample.clone()])
-        # `stock` changes window_batch and `batched` sets it back before `whole`.
+            'batched': lambda: evaluation.segment(data),
+        } | {k: partial(evaluation.segment, data, v) for k, v in others.items()}
+        labels = evaluation.segment(data)
+        for name, model in others.items():
+            same = (evaluation.segment(data, model) == labels).float().mean().item()
+            print(f'{name}: {same:.2%} of the labels are ours', file=sys.stderr)
         seconds = medians(jobs, args.repeat, args.device)
     classes = evaluation.model.num_classes
     ratios = [('whole', 'encoder'), ('stock', 'batched')]
@@ -186,14 +204,14 @@ def decode_bytes(device: str) -> int:
     """Peak extra bytes of decoding 847 classes at 2048 x 1024 in this process."""
     torch.manual_seed(0)
     size, names = (336, 672), 847
-    windows = Windows.sliding(size, (224, 224), (112, 112))
+    decoding = Decoding(mode='slide', crop_size=(224, 224), stride=(112, 112))
+    windows = Windows.of(size, decoding)
     count = len(windows.rows) * len(windows.columns)
     scores = torch.randn(count, names, 14, 14, device=device)
     bank = TextBank(
         scores.new_zeros(names, 1), torch.arange(names, device=device), names
     )
     image = torch.zeros(3, *size, device=device)
-    decoding = Decoding()
 
     def decode(width: int) -> None:
         meta = dict(ori_shape=(width // 2, width))
@@ -212,7 +230,7 @@ def decode_bytes(device: str) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def parse_args() -> SimpleNamespace:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,7 +245,12 @@ def parse_args() -> SimpleNamespace:
     parser.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
     parser.add_argument('--memory', action='store_true', help='of decoding, instead')
     parser.add_argument('--decode-only', action='store_true', help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.sclip and (args.method, args.dtype) not in AUTHORS:
+        parser.error('--sclip compares method sclip in float32 or float16')
+    if min(args.size) < 32:
+        parser.error('--size must be at least 32 32')
+    return args
 
 
 def main() -> None:

@@ -3,8 +3,8 @@ _base_ = [
     '_base_/datasets/voc21.py',
     '_base_/default_runtime.py',
 ]
-# Background competes by its names, and is also where no class is probable; so are
-# classes with less than a tenth of the foreground.
+# Background competes by its names, and is also where no class is probable. Classes with
+# less than a tenth of an image's foreground are left out of it.
 model = dict(
     decode_head=dict(dataset_name='voc21', logit_scale=65.0),
     test_cfg=dict(

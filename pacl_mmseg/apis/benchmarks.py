@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-import pacl_mmseg
 from pacl_mmseg.apis.config import apply_options, load_config
 from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol, check_name
+from pacl_mmseg.paths import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,12 @@ def compose(
     """
     check_name('method', method, METHODS)
     check_name('benchmark', benchmark, BENCHMARKS)
-    # Where MMEngine looks for the configs of a package, installed or in place.
-    configs = Path(pacl_mmseg.__file__).parent / '.mim' / 'configs'
     if benchmark == SMALL_WORLD:
-        return load_config(str(configs / SMALL_WORLD / f'{method}.py'), options)
+        return load_config(str(CONFIGS / SMALL_WORLD / f'{method}.py'), options)
     bases = [
-        configs / '_base_' / 'models' / f'{method}_vitb16.py',
-        configs / '_base_' / 'datasets' / f'{benchmark}.py',
-        configs / '_base_' / 'default_runtime.py',
+        CONFIGS / '_base_' / 'models' / f'{method}_vitb16.py',
+        CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py',
+        CONFIGS / '_base_' / 'default_runtime.py',
     ]
     cfg = Config.fromstring(f'_base_ = {[str(path) for path in bases]}\n', '.py')
     apply_protocol(cfg, protocol, benchmark)

@@ -17,6 +17,9 @@ def set_vocabulary(
 ) -> None:
     """Segment by other class names from now on.
 
+    Under a background rule (``model.test_cfg.background``) the first class is still the
+    background.
+
     Args:
         model: A segmentor with a :class:`ZeroShotTextHead`, e.g. from ``init_model``.
         vocabulary, dataset_name, templates: See :class:`ZeroShotTextHead`.
@@ -34,18 +37,4 @@ def set_vocabulary(
     # The segmentor counts classes for its sliding windows and names them in pictures.
     model.num_classes = head.num_classes
     model.out_channels = head.out_channels
-    if hasattr(model, 'dataset_meta'):
-        classes = head.vocabulary.classes
-        model.dataset_meta = dict(classes=classes, palette=_palette(len(classes)))
-
-
-def _palette(count: int) -> list[list[int]]:
-    """Distinct colours: Pascal VOC's bit-reversed numbering, without its black."""
-    colours = []
-    for index in range(1, count + 1):
-        colour = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                colour[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colours.append(colour)
-    return colours
+    model.dataset_meta = head.vocabulary.dataset_meta

@@ -44,6 +44,8 @@ class GroupIoUMetric(IoUMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         metrics = super().compute_metrics(results)
+        if self.format_only:
+            return metrics
         intersection, union, *_ = (sum(areas) for areas in zip(*results, strict=True))
         iou = np.asarray(intersection) / np.asarray(union)
         classes = list(self.dataset_meta['classes'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -67,8 +68,10 @@ class PatchAccuracy(BaseMetric):
 
     def compute_metrics(self, results: list[dict[str, int]]) -> dict[str, float]:
         counted = sum(result['counted'] for result in results)
+        if not counted:
+            return dict.fromkeys(_NAMES.values(), math.nan)
         return {
-            name: round(100 * sum(r[key] for r in results) / max(counted, 1), 2)
+            name: round(100 * sum(r[key] for r in results) / counted, 2)
             for key, name in _NAMES.items()
             if all(key in result for result in results)
         }

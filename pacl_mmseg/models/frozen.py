@@ -10,6 +10,10 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pacl_mmseg.prompts.nearest import did_you_mean
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
 
 class FrozenModule(BaseModule):
     """A module whose weights neither train nor enter a checkpoint.
@@ -37,11 +41,31 @@ class FrozenModule(BaseModule):
         """A phrase that names the encoder in logs and error messages."""
         return type(self).__name__
 
-    def freeze(self) -> None:
-        """Call once the submodules exist; does nothing unless ``frozen``."""
-        if self.frozen:
-            self.requires_grad_(False)
-            self.train(False)
+    def freeze(self, dtype: str = 'float32') -> None:
+        """Call once the submodules exist; does nothing unless ``frozen``.
+
+        Args:
+            dtype: Precision of the frozen weights. Their fingerprint is taken before.
+
+        Raises:
+            ValueError: Unknown precision, or a lower one for weights that train.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(
+                f'dtype must be one of {DTYPES}, not {dtype!r}.'
+                + did_you_mean(str(dtype), DTYPES)
+            )
+        if not self.frozen:
+            if dtype != 'float32':
+                raise ValueError(
+                    f'A tower that trains keeps float32 weights, not {dtype}: use '
+                    "optim_wrapper type 'AmpOptimWrapper' for mixed precision."
+                )
+            return
+        self.requires_grad_(False)
+        self.train(False)
+        self.fingerprint()
+        self.to(getattr(torch, dtype))
 
     def train(self, mode: bool = True) -> FrozenModule:
         return super().train(mode and not self.frozen)

@@ -46,7 +46,9 @@ def pamr(
             f'pamr needs image and scores of one size, not {tuple(image.shape[-2:])} '
             f'and {tuple(scores.shape[-2:])}: resize one of them.'
         )
-    weights = _affinity(image, dilations).unsqueeze(2).unbind(1)
+    # In half precision the weights of a flat image would not be numbers.
+    weights = _affinity(image.float(), dilations).to(scores.dtype)
+    weights = weights.unsqueeze(2).unbind(1)
     refined = torch.empty_like(scores)
     for source, target in zip(
         scores.split(CHUNK, 1), refined.split(CHUNK, 1), strict=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pacl_mmseg.prompts.nearest import did_you_mean
 
@@ -60,22 +61,18 @@ class Vocabulary:
             raise ValueError('a vocabulary needs at least one class')
         return cls(tuple(names), tuple(class_of), tuple(classes))
 
-    def without_first_class(self) -> Vocabulary:
-        """The vocabulary without class 0, for rules that decide background."""
-        keep = [index for index, of in enumerate(self.class_of) if of > 0]
-        return Vocabulary(
-            tuple(self.names[index] for index in keep),
-            tuple(self.class_of[index] - 1 for index in keep),
-            self.classes[1:],
-        )
+    @property
+    def dataset_meta(self) -> dict[str, Any]:
+        """``classes`` and a ``palette``, as MMSeg's models carry them."""
+        return dict(classes=self.classes, palette=_palette(len(self.classes)))
 
     @classmethod
     def from_dataset(cls, name: str) -> Vocabulary:
         """Look up the vocabulary of a benchmark.
 
         Args:
-            name (str): A name list of this package (``voc20``, ``voc21``), or
-                a dataset known to ``mmseg.utils.get_classes``.
+            name (str): A name list of this package (``prompts/*.txt``), or a
+                dataset known to ``mmseg.utils.get_classes``.
 
         Returns:
             Vocabulary: The vocabulary.
@@ -99,3 +96,15 @@ class Vocabulary:
             f'no class names are known for dataset {name!r}; known: '
             f'{", ".join(known)}.{hint}'
         )
+
+
+def _palette(count: int) -> list[list[int]]:
+    """Distinct colours: Pascal VOC's bit-reversed numbering, without its black."""
+    colours = []
+    for index in range(1, count + 1):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colours.append(colour)
+    return colours

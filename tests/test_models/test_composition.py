@@ -98,7 +98,9 @@ _base_ = [
     'pacl_mmseg::_base_/default_runtime.py',
 ]
 model = dict(
+    type='EncoderDecoder',
     neck=None,
+    test_cfg=dict(_delete_=True, mode='whole'),
     decode_head=dict(
         _delete_=True, type='FCNHead', in_channels=768, channels=256, num_classes=150
     ),

@@ -11,6 +11,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch.nn import functional as F
 
+from pacl_mmseg.apis import set_vocabulary
 from pacl_mmseg.models.segmentors import score_maps
 from pacl_mmseg.ops import pamr
 from pacl_mmseg.registry import MODELS
@@ -142,6 +143,7 @@ def test_whole_mode_is_one_window(build):
 @torch.no_grad()
 def test_blocks_of_any_size_give_one_result(build, monkeypatch):
     options = dict(present_classes=True, area_threshold=0.1, keep_scores=True)
+    options['background'] = dict(rule='names')
     results = []
     for block in (1, 5000, 2**23):
         monkeypatch.setattr(score_maps, 'BLOCK', block)
@@ -259,13 +261,17 @@ def test_present_classes_alone_compete(build):
     labels = torch.where(expected[2] >= expected[4], 2, 4)
     assert agree(result.pred_present_classes.data[0], labels)
     assert agree(result.pred_sem_seg.data[0], expected.argmax(0))
-    # The rule decides only where background is present.
-    rule = dict(rule='probability', threshold=0.999)
-    (result,) = build(present_classes=True, background=rule).predict(image, [sample])
+    # The rule decides only where background is present, and as it does for all classes.
+    rule = dict(rule='probability', threshold=expected.amax(0).median().item())
+    model = build(present_classes=True, background=rule)
+    (result,) = model.predict(image, [sample])
     assert agree(result.pred_present_classes.data[0], labels)
     truth[:, 40:] = 0
-    (result,) = build(present_classes=True, background=rule).predict(image, [sample])
-    assert (result.pred_present_classes.data == 0).float().mean() > 0.9
+    (result,) = model.predict(image, [sample])
+    scores = expected[[0, 2, 4]]
+    labels = torch.tensor([0, 2, 4])[scores.argmax(0)]
+    labels[expected.amax(0) < rule['threshold']] = 0
+    assert agree(result.pred_present_classes.data[0], labels)
 
 
 @torch.no_grad()
@@ -281,22 +287,58 @@ def test_present_classes_of_nothing_but_background(build):
 @torch.no_grad()
 def test_flips_are_averaged_by_stock_tta(build, tiny_model):
     rule = dict(rule='probability', threshold=0.3)
-    build(keep_scores=True, background=rule)
+    model = build(keep_scores=True, background=rule)
     tta = MODELS.build(dict(type='SegTTAModel', module=tiny_model)).eval()
-    meta = dict(img_path='a.jpg', ori_shape=(71, 90), flip=False)
-    plain = SegDataSample(metainfo=meta)
-    flipped = SegDataSample(
-        metainfo=meta | dict(flip=True, flip_direction='horizontal')
-    )
+    tta.module.load_state_dict(model.state_dict())
+    meta = dict(img_path='a.jpg', ori_shape=(71, 90))
+    views = [
+        SegDataSample(metainfo=meta | dict(flip=False)),
+        SegDataSample(metainfo=meta | dict(flip=True, flip_direction='horizontal')),
+    ]
     image = (images() * 40 + 128).clamp(0, 255).byte()
-    data = dict(
-        inputs=[list(image), list(image.flip(-1))], data_samples=[[plain], [flipped]]
-    )
+    inputs = [image, image.flip(-1)]
+    scores = [
+        model.test_step(dict(inputs=list(x), data_samples=[view.clone()]))[0].seg_logits
+        for x, view in zip(inputs, views, strict=True)
+    ]
+    mean = sum(score.data.softmax(0) for score in scores)
+    assert not torch.equal(scores[0].data.argmax(0), mean.argmax(0))
+    data = dict(inputs=[list(x) for x in inputs], data_samples=[[v] for v in views])
     (both,) = tta.test_step(data)
-    single = tta.module.test_step(
-        dict(inputs=list(image), data_samples=[plain.clone()])
+    assert torch.equal(both.pred_sem_seg.data[0], mean.argmax(0))
+
+
+@torch.no_grad()
+def test_autocast_reaches_the_encoder_alone(build):
+    model = build(average='probabilities', logit_scale=100.0, keep_scores=True)
+    image, kept = images(), []
+    predict = model._encode
+    model._encode = lambda *args: kept.append(predict(*args)) or kept[-1]
+    with torch.autocast('cpu', torch.bfloat16):
+        (low,) = model.predict(image, samples())
+    model._encode = lambda *args: kept[0]
+    (full,) = model.predict(image, samples())
+    assert low.seg_logits.data.dtype == torch.float32
+    assert torch.equal(low.seg_logits.data, full.seg_logits.data)
+
+
+def test_classes_have_names_without_a_checkpoint(build):
+    model = build()
+    assert model.dataset_meta['classes'][1:3] == ('cat', 'dog')
+    set_vocabulary(model, ['sofa', 'lamp', 'rug'])
+    assert model.dataset_meta['classes'] == ('sofa', 'lamp', 'rug')
+    assert len(model.dataset_meta['palette']) == 3
+    assert model.predict(images())[0].pred_sem_seg.data.max() <= 2
+
+
+def test_other_heads_are_refused(tiny_model):
+    tiny_model.type = 'ZeroShotSegmentor'
+    tiny_model.decode_head = dict(
+        type='FCNHead', in_channels=24, channels=24, num_classes=3, num_convs=0
     )
-    assert (both.pred_sem_seg.data == single[0].pred_sem_seg.data).float().mean() > 0.8
+    tiny_model.decode_head.update(concat_input=False)
+    with pytest.raises(ValueError, match="not a FCNHead: use type='EncoderDecoder'"):
+        MODELS.build(tiny_model)
 
 
 def test_entropy_threshold_that_swallows_everything_warns(build):
@@ -305,7 +347,7 @@ def test_entropy_threshold_that_swallows_everything_warns(build):
         build(logit_scale=1.0, background=rule).predict(images(), samples())
     rule = dict(rule='entropy', threshold=1.7)
     assert rule['threshold'] > math.log(5)
-    with pytest.warns(UserWarning, match='at most 1.61 nats.*nothing is background'):
+    with pytest.warns(UserWarning, match='at most 1.61: .* nothing is background'):
         build(background=rule).predict(images(), samples())
 
 
@@ -313,9 +355,22 @@ def test_entropy_threshold_that_swallows_everything_warns(build):
     ('options', 'message'),
     [
         (dict(widow_batch=3), "no option 'widow_batch'.*'window_batch'"),
+        (dict(window_batch=-1), 'window_batch must be 0 or more'),
+        (dict(mode='slied'), "mode must be one of.*Did you mean 'slide'"),
+        (dict(crop_size=None), r'test_cfg.crop_size=\(height, width\) in pixels'),
+        (dict(stride=16), r'test_cfg.stride=\(height, width\) in pixels, not 16'),
+        (dict(stride=(40, 40)), 'every .40, 40. pixels leave gaps'),
         (dict(average='logits'), "average must be one of.*not 'logits'"),
+        (dict(background='entropy'), 'background must be a dict'),
         (dict(background=dict(rule='entrop')), "'entrop'.*Did you mean 'entropy'"),
         (dict(background=dict(rule='entropy')), 'needs a threshold'),
+        (dict(background=dict(treshold=1)), "'treshold'.*Did you mean 'threshold'"),
+        (dict(pamr=dict(step=3)), 'pamr must be None or a dict of steps, dilations'),
+        (dict(area_threshold=0.1), 'set a background rule'),
+        (
+            dict(area_threshold=5.0, background=dict(rule='names')),
+            'area_threshold must be between 0 and 1',
+        ),
         (dict(background=dict(rule='probability', threshold=1.5)), 'all is background'),
         (dict(background=dict(rule='names', threshold=0.5)), 'takes no threshold'),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-import pacl_mmseg
+from pacl_mmseg.paths import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,5 @@ def dataset_config(benchmark: str) -> ConfigDict:
     Args:
         benchmark: Name of a file in ``configs/_base_/datasets``.
     """
-    # Where MMEngine looks for the configs of a package, installed or in place.
-    configs = Path(pacl_mmseg.__file__).parent / '.mim' / 'configs' / '_base_'
-    path = configs / 'datasets' / f'{benchmark}.py'
+    path = CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py'
     return Config.fromfile(path).test_dataloader.dataset

@@ -101,6 +101,8 @@ def build_dense_attention(variant: str | Mapping) -> DenseAttention:
                 f'dense_attention {name!r} has no option {option!r}; '
                 f'it has: {", ".join(known) or "none"}.'
             )
+    if options.get('std', 1) <= 0:
+        raise ValueError(f'std must be above 0 tokens, not {options["std"]}.')
     return partial(function, **options)
 
 

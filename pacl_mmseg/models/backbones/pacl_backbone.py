@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,17 +86,17 @@ class PACLBackbone(FrozenModule):
             raise ValueError(
                 f'interpolate_offset must be in [0, 1), not {interpolate_offset}.'
             )
-        if dtype != 'float32' and not frozen:
-            raise ValueError(
-                f'A tower that trains keeps float32 weights, not {dtype}: use '
-                "optim_wrapper type 'AmpOptimWrapper' for mixed precision."
-            )
         self._description = describe(model, pretrained, init_seed)
         self.visual = build_open_clip(model, pretrained, init_seed).visual
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError(
                 f'{self._description} has a {type(self.visual).__name__} vision tower; '
                 'PACLBackbone needs an open_clip VisionTransformer (a ViT-* model).'
+            )
+        if output != 'block' and self.visual.attn_pool is not None:
+            raise ValueError(
+                f'{self._description} projects what an attention pooling makes of its '
+                "tokens, not the tokens: only output='block' works."
             )
         layers = len(self.visual.transformer.resblocks)
         indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
@@ -114,19 +114,31 @@ class PACLBackbone(FrozenModule):
         self.output_cls_token = output_cls_token
         self.fit = fit
         self.interpolate_offset = interpolate_offset
-        self._dense_attention = (
-            None if dense_attention is None else build_dense_attention(dense_attention)
-        )
+        self._dense_attention = None
+        if dense_attention is not None:
+            self._dense_attention = build_dense_attention(dense_attention)
+            self._check_last_block(layers)
         # What the outputs never pass through cannot train.
         self.visual.transformer.resblocks[max(self.out_indices) + 1 :].requires_grad_(
             False
         )
         self.visual.ln_post.requires_grad_(output != 'block')
-        self.visual.proj.requires_grad_(output == 'projection')
-        self.freeze()
-        if frozen:
-            self.fingerprint()  # of the weights as loaded, before any loss of precision
-        self.visual.to(getattr(torch, dtype))
+        if self.visual.proj is not None:
+            self.visual.proj.requires_grad_(output == 'projection')
+        self.freeze(dtype)
+
+    def _check_last_block(self, layers: int) -> None:
+        block = self.visual.transformer.resblocks[-1]
+        if type(block) is not ResidualAttentionBlock:
+            raise ValueError(
+                f'{self._description} has blocks of type {type(block).__name__}; '
+                'dense_attention is for those of CLIP itself, ResidualAttentionBlock.'
+            )
+        if layers - 1 not in self.out_indices:
+            raise ValueError(
+                f'dense_attention changes the last of {layers} layers, which '
+                f'out_indices {self.out_indices} leaves out.'
+            )
 
     @property
     def description(self) -> str:

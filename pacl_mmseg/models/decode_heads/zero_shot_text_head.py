@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.losses import gather_texts, text_ids
-from pacl_mmseg.models.text_encoders import TextBank, build_text_bank
+from pacl_mmseg.models.text_encoders import (
+    OpenCLIPTextEncoder,
+    TextBank,
+    build_text_bank,
+)
 from pacl_mmseg.ops import compatibility
 from pacl_mmseg.prompts import Vocabulary, get_templates
 from pacl_mmseg.registry import MODELS
@@ -34,8 +38,9 @@ class ZeroShotTextHead(BaseDecodeHead):
         compatibility: Arguments of :func:`pacl_mmseg.ops.compatibility` for training:
             ``mode``, ``weight_scale``, ``normalize_first``.
         logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
-            encoder's own. It moves softmax-based background rules, not the argmax. The
-            default, 40, is the field's most used (SCLIP's) protocol.
+            encoder's own. It moves whatever takes a softmax (background rules, averaged
+            probabilities), not the argmax. The default, 40, is the field's most used
+            (SCLIP's) protocol.
         loss_decode: Config of the loss.
 
     Raises:
@@ -71,9 +76,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         del self.conv_seg  # texts classify
         self.text_encoder = encoder
         self.compatibility = dict(compatibility or {})
-        self.logit_scale = (
-            encoder.logit_scale if logit_scale == 'pretrained' else float(logit_scale)
-        )
+        self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
         self.templates = get_templates(templates)
         self._bank: tuple[tuple, TextBank] | None = None
@@ -89,9 +92,10 @@ class ZeroShotTextHead(BaseDecodeHead):
         The segmentor around this head keeps its own count of classes for sliding
         windows: :func:`pacl_mmseg.apis.set_vocabulary` updates both.
         """
-        self.vocabulary = _resolve_vocabulary(vocabulary, dataset_name)
+        names = _resolve_vocabulary(vocabulary, dataset_name)
         if templates is not None:
             self.templates = get_templates(templates)
+        self.vocabulary = names
         self.num_classes = self.out_channels = len(self.vocabulary.classes)
 
     @property
@@ -193,3 +197,14 @@ def _resolve_vocabulary(
             "the rest, such as 'background'."
         )
     return names
+
+
+def _resolve_scale(logit_scale: float | str, encoder: OpenCLIPTextEncoder) -> float:
+    if logit_scale == 'pretrained':
+        return encoder.logit_scale
+    if isinstance(logit_scale, str) or not logit_scale > 0:
+        raise ValueError(
+            "logit_scale must be a number above 0 or 'pretrained', not "
+            f'{logit_scale!r}.'
+        )
+    return float(logit_scale)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from torch import Tensor
 from pacl_mmseg.models.text_encoders import TextBank
 from pacl_mmseg.prompts.nearest import did_you_mean
 
+MODES = ('slide', 'whole')
 RULES = ('none', 'names', 'probability', 'entropy')
 AVERAGES = ('scores', 'probabilities')
+PAMR_OPTIONS = ('steps', 'dilations')
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,17 @@ class BackgroundRule:
     names: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(
-                f'The background rule must be one of {RULES}, not {self.rule!r}.'
-                + did_you_mean(self.rule, RULES)
-            )
-        if self.rule in RULES[:2]:
+        _one_of('background.rule', self.rule, RULES)
+        if self.rule in ('none', 'names'):
             if self.threshold is not None or self.names is False:
                 raise ValueError(
                     f'The background rule {self.rule!r} takes no threshold, and the '
                     'names of class 0 compete.'
                 )
-        elif self.threshold is None or self.threshold <= 0:
+        elif not isinstance(self.threshold, (int, float)) or self.threshold <= 0:
             raise ValueError(
                 f'The background rule {self.rule!r} needs a threshold above 0, not '
-                f'{self.threshold}.'
+                f'{self.threshold!r}.'
             )
         elif self.rule == 'probability' and self.threshold >= 1:
             raise ValueError(
@@ -73,36 +72,43 @@ class BackgroundRule:
         """
         if self.rule == 'probability':
             return math.log(self.threshold) - (best - scores.logsumexp(-1))
-        log_p = bank.merge(scores, dim=-1).log_softmax(-1)
-        entropy = -(log_p.exp() * log_p).nansum(-1)  # a class without names: 0 * inf
-        return entropy - self.threshold
+        probabilities = bank.merge(scores, dim=-1).softmax(-1)
+        return torch.special.entr(probabilities).sum(-1) - self.threshold
 
     def check_vocabulary(self, bank: TextBank) -> None:
-        """Complain about a rule that cannot work with so many classes.
+        """Complain about a rule that cannot work with so many names and classes.
 
         Raises:
             ValueError: Fewer than two classes are left beside class 0.
         """
-        if self.names:
-            return
-        left = bank.num_classes - 1
-        if left < 2:
+        classes = bank.num_classes if self.names else bank.num_classes - 1
+        if classes < 2:
             raise ValueError(
                 f'The background rule {self.rule!r} without the names of class 0 needs '
                 f'two more classes; the vocabulary has {bank.num_classes} in all.'
             )
-        if self.rule == 'entropy' and self.threshold >= math.log(left):
-            warnings.warn(
-                f'The entropy of {left} classes is at most {math.log(left):.2f} nats: '
-                f'with a threshold of {self.threshold} nothing is background.',
-                stacklevel=2,
+        names = len(bank.class_of)
+        if self.rule == 'entropy' and self.threshold >= math.log(classes):
+            limit = f'entropy of {classes} classes is at most {math.log(classes):.2f}'
+        elif self.rule == 'probability' and self.threshold * names <= 1:
+            limit = (
+                f'best of {names} names has a probability of at least {1 / names:.3f}'
             )
+        else:
+            return
+        warnings.warn(
+            f'The {limit}: with a threshold of {self.threshold} nothing is background.',
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The keys of ``test_cfg`` that are not MMSeg's; see :class:`ZeroShotSegmentor`."""
+    """The options of ``test_cfg``; see :class:`ZeroShotSegmentor`."""
 
+    mode: str = 'whole'
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
     window_batch: int = 16
     average: str = 'scores'
     background: BackgroundRule = field(default_factory=BackgroundRule)
@@ -112,30 +118,56 @@ class Decoding:
     keep_scores: bool = False
 
     @classmethod
-    def from_test_cfg(cls, test_cfg: Mapping) -> Decoding:
+    def from_test_cfg(cls, test_cfg: Mapping | None) -> Decoding:
         """Read and check the options.
 
         Raises:
             ValueError: Unknown key or bad value; the message names it.
         """
-        options = {k: v for k, v in test_cfg.items() if k not in MMSEG_KEYS}
-        for key in options:
-            if key not in cls.__dataclass_fields__:
-                known = (*MMSEG_KEYS, *cls.__dataclass_fields__)
-                raise ValueError(
-                    f'test_cfg has no option {key!r}; its options are '
-                    f'{", ".join(known)}.' + did_you_mean(key, known)
-                )
-        if options.get('average', 'scores') not in AVERAGES:
+        options = _known(cls, 'test_cfg', test_cfg or {})
+        rule = _known(BackgroundRule, 'background', options.get('background') or {})
+        return cls(**dict(options, background=BackgroundRule(**rule)))
+
+    def __post_init__(self) -> None:
+        _one_of('mode', self.mode, MODES)
+        _one_of('average', self.average, AVERAGES)
+        if self.mode == 'slide':
+            self._check_windows()
+        if self.window_batch < 0:
             raise ValueError(
-                f'test_cfg.average must be one of {AVERAGES}, not '
-                f'{options["average"]!r}.'
+                f'test_cfg.window_batch must be 0 or more, not {self.window_batch}.'
             )
-        background = BackgroundRule(**(options.pop('background', None) or {}))
-        return cls(background=background, **options)
+        if self.area_threshold is not None:
+            if self.background.rule == 'none':
+                raise ValueError(
+                    'test_cfg.area_threshold is the share of a class of what is not '
+                    "background: set a background rule, such as 'names'."
+                )
+            if not 0 < self.area_threshold < 1:
+                raise ValueError(
+                    'test_cfg.area_threshold must be between 0 and 1, not '
+                    f'{self.area_threshold}.'
+                )
+        if self.pamr is not None and not (
+            isinstance(self.pamr, Mapping) and self.pamr.keys() <= set(PAMR_OPTIONS)
+        ):
+            raise ValueError(
+                f'test_cfg.pamr must be None or a dict of {", ".join(PAMR_OPTIONS)}, '
+                f'not {self.pamr!r}.'
+            )
 
-
-MMSEG_KEYS = ('mode', 'crop_size', 'stride')
+    def _check_windows(self) -> None:
+        for name, value in dict(crop_size=self.crop_size, stride=self.stride).items():
+            if not isinstance(value, Sequence) or len(value) != 2 or min(value) < 1:
+                raise ValueError(
+                    f"mode='slide' needs test_cfg.{name}=(height, width) in pixels, "
+                    f'not {value!r}.'
+                )
+        if any(s > c for s, c in zip(self.stride, self.crop_size, strict=True)):
+            raise ValueError(
+                f'Windows of {self.crop_size} every {self.stride} pixels leave gaps: '
+                'test_cfg.stride must not exceed test_cfg.crop_size.'
+            )
 
 
 class Classifier:
@@ -147,18 +179,26 @@ class Classifier:
     Args:
         bank: The bank that has the names.
         background: The background rule.
-        classes: Those that compete, ``(M,)``; all by default. The others count as
-            having probability zero. The rule applies if class 0 is one of them.
+        kept: Classes that are large enough, ``(M,)``; all by default. The others count
+            as having probability zero, for the rule too (SCLIP).
+        present: Classes that compete, ``(M,)``; all by default. Background by the rule,
+            if class 0 is one of them, is what it is when all compete: an entropy
+            threshold means nothing among the two or three classes of an image.
     """
 
     def __init__(
-        self, bank: TextBank, background: BackgroundRule, classes: Tensor | None = None
+        self,
+        bank: TextBank,
+        background: BackgroundRule,
+        kept: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> None:
         everyone = torch.ones_like(bank.class_of, dtype=torch.bool)
         known = everyone if background.names else bank.class_of > 0
-        compete = (
-            known if classes is None else known & torch.isin(bank.class_of, classes)
-        )
+        compete = known
+        for classes in (kept, present):
+            if classes is not None:
+                compete = compete & torch.isin(bank.class_of, classes)
         self.known = None if known.all() else known.nonzero()[:, 0]
         self.bank = bank if self.known is None else bank.select(self.known)
         compete = compete[known]
@@ -167,8 +207,9 @@ class Classifier:
             self.bank if self.compete is None else self.bank.select(self.compete)
         )
         self.background = background
+        self.all_in_rule = present is not None
         self.has_rule = background.threshold is not None and (
-            classes is None or bool((classes == 0).any())
+            present is None or bool((present == 0).any())
         )
 
     def __call__(self, scores: Tensor) -> Tensor:
@@ -179,6 +220,7 @@ class Classifier:
         best, name = _pick(scores, self.compete).max(-1)
         labels = self.candidates.class_of[name]
         if self.has_rule:
+            best = scores.amax(-1) if self.all_in_rule else best
             margin = self.background.margin(best, scores, self.bank)
             labels.masked_fill_(margin > 0, 0)
         return labels
@@ -196,7 +238,9 @@ class Classifier:
         """
         log_p = _pick(scores, self.known).log_softmax(-1)
         merged = self.candidates.merge(_pick(log_p, self.compete), dim=-1)
-        if self.has_rule:
+        if len(self.candidates.class_of) == 0:
+            merged[..., 0] = 0
+        elif self.has_rule:
             best = merged.amax(-1)
             raised = best + self.background.margin(best, log_p, self.bank)
             merged[..., 0] = torch.maximum(merged[..., 0], raised)
@@ -205,3 +249,25 @@ class Classifier:
 
 def _pick(scores: Tensor, names: Tensor | None) -> Tensor:
     return scores if names is None else scores[..., names]
+
+
+def _one_of(option: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(
+            f'test_cfg.{option} must be one of {tuple(known)}, not {value!r}.'
+            + did_you_mean(str(value), known)
+        )
+
+
+def _known(kind: type, name: str, options: Any) -> dict[str, Any]:
+    """The options of a dataclass, if they are some and it has them."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f'{name} must be a dict of options, not {options!r}.')
+    known = [option.name for option in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f'{name} has no option {option!r}; its options are {", ".join(known)}.'
+                + did_you_mean(option, known)
+            )
+    return dict(options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,13 +30,13 @@ class Windows:
         return cls([0], [0], size)
 
     @classmethod
-    def sliding(
-        cls, size: tuple[int, int], window: Sequence[int], stride: Sequence[int]
-    ) -> Windows:
-        """MMSeg's windows; smaller ones if the image is smaller."""
-        window = tuple(min(pair) for pair in zip(size, window, strict=True))
-        starts = map(window_starts, size, window, stride)
-        return cls(*starts, window)
+    def of(cls, size: tuple[int, int], decoding: Decoding) -> Windows:
+        """Those of an image of this size; smaller ones if the image is smaller."""
+        if decoding.mode == 'whole':
+            return cls.whole(size)
+        window = tuple(map(min, size, decoding.crop_size))
+        rows, columns = map(window_starts, size, window, decoding.stride)
+        return cls(rows, columns, window)
 
     def crop(self, image: Tensor) -> Tensor:
         """``(3, H, W)`` to ``(windows, 3, h, w)``, row by row."""
@@ -76,6 +76,8 @@ class ScoreMaps:
         padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
         left, right, top, bottom = padding
         flip = meta.get('flip_direction') if meta.get('flip') else None
+        if flip not in (None, 'horizontal', 'vertical'):
+            raise ValueError(f'A {flip} flip cannot be undone: use the other two.')
         height, width = image.shape[-2:]
         self.rows = stitching_matrix(
             scores.shape[-2],
@@ -111,7 +113,7 @@ class ScoreMaps:
             if flip:
                 image = image.flip(-1 if flip == 'horizontal' else -2)
             image = F.interpolate(
-                image[None].float(), size, mode='bilinear', align_corners=align_corners
+                image[None], size, mode='bilinear', align_corners=align_corners
             )
             maps = stitch(self.scores, self.rows, self.columns).permute(2, 0, 1)
             self.refined = pamr(image, maps[None], **decoding.pamr)[0].permute(1, 2, 0)

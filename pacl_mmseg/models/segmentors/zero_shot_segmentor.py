@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.models.decode_heads import ZeroShotTextHead
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
@@ -47,17 +48,24 @@ class ZeroShotSegmentor(EncoderDecoder):
               :func:`pacl_mmseg.ops.pamr`, which then refines the scores of names; it
               holds names x full resolution.
             - ``present_classes`` (bool): also predict with the classes of the image's
-              ground truth alone competing.
+              ground truth alone competing; background by a rule, where the image has
+              any, is that of the standard prediction.
             - ``keep_scores`` (bool): also keep the log-probabilities of all classes at
               full resolution, which test-time augmentation averages.
 
     Raises:
-        ValueError: Unknown or bad option of ``test_cfg``.
+        ValueError: Unknown or bad option of ``test_cfg``, or another head.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        Decoding.from_test_cfg(self.test_cfg or {})  # complain now, not when testing
+        Decoding.from_test_cfg(self.test_cfg)  # complain now, not when testing
+        if not isinstance(self.decode_head, ZeroShotTextHead):
+            raise ValueError(
+                'ZeroShotSegmentor needs a ZeroShotTextHead, not a '
+                f"{type(self.decode_head).__name__}: use type='EncoderDecoder'."
+            )
+        self.dataset_meta = self.decode_head.vocabulary.dataset_meta
 
     def predict(
         self,
@@ -77,6 +85,8 @@ class ZeroShotSegmentor(EncoderDecoder):
             ``seg_logits``, ``(C, h, w)``.
         """
         decoding = Decoding.from_test_cfg(self.test_cfg)
+        bank = self.decode_head.text_bank
+        decoding.background.check_vocabulary(bank)
         sizes = [tuple(image.shape[-2:]) for image in inputs]
         if data_samples is None:
             data_samples = [
@@ -89,23 +99,23 @@ class ZeroShotSegmentor(EncoderDecoder):
                 for image, sample in zip(inputs, data_samples, strict=True)
             ]
         else:
-            windows = [self._windows(size) for size in sizes]
+            windows = [Windows.of(size, decoding) for size in sizes]
             crops = [w.crop(image) for w, image in zip(windows, inputs, strict=True)]
             scores = self._encode(crops, decoding.window_batch)
-        bank = self.decode_head.text_bank
-        decoding.background.check_vocabulary(bank)
-        for image, of_windows, grid, sample in zip(
-            inputs, scores, windows, data_samples, strict=True
-        ):
-            maps = ScoreMaps(
-                of_windows.float(),
-                grid,
-                image,
-                sample.metainfo,
-                decoding,
-                self.align_corners,
-            )
-            self._segment(maps, bank, decoding, sample)
+        # In half precision labels near the border of two classes would change.
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            for image, of_windows, grid, sample in zip(
+                inputs, scores, windows, data_samples, strict=True
+            ):
+                maps = ScoreMaps(
+                    of_windows.float(),
+                    grid,
+                    image.float(),
+                    sample.metainfo,
+                    decoding,
+                    self.align_corners,
+                )
+                self._segment(maps, bank, decoding, sample)
         return data_samples
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
@@ -119,13 +129,16 @@ class ZeroShotSegmentor(EncoderDecoder):
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """MMSeg's loop over windows: averaged scores of names ``(N, K, H, W)``."""
-        self.out_channels = len(self.decode_head.text_bank.class_of)  # what it averages
-        return super().slide_inference(inputs, batch_img_metas)
+        classes, self.out_channels = self.out_channels, len(self.decode_head.text_bank)
+        try:
+            return super().slide_inference(inputs, batch_img_metas)
+        finally:
+            self.out_channels = classes
 
     def _encode(self, crops: list[Tensor], batch: int) -> list[Tensor]:
         """Scores of names ``(windows, K, h, w)`` of each image's windows.
 
-        Windows of one size go together, whichever image they are of.
+        If all windows have one size, they go together whichever image they are of.
         """
         if len({windows.shape[1:] for windows in crops}) > 1:
             return [self._encode([windows], batch)[0] for windows in crops]
@@ -138,11 +151,6 @@ class ZeroShotSegmentor(EncoderDecoder):
         if self.test_cfg.get('average') == 'probabilities':
             scores = scores.softmax(1)
         return scores
-
-    def _windows(self, size: tuple[int, int]) -> Windows:
-        if self.test_cfg.get('mode', 'whole') == 'whole':
-            return Windows.whole(size)
-        return Windows.sliding(size, self.test_cfg.crop_size, self.test_cfg.stride)
 
     def _segment(
         self,
@@ -160,11 +168,11 @@ class ZeroShotSegmentor(EncoderDecoder):
             areas[0] = 0
             areas = areas.double() / areas.sum().clamp_min(1)
             large = (areas > decoding.area_threshold).nonzero()[:, 0]
-            standard = Classifier(bank, rule, classes=F.pad(large, (1, 0)))  # and 0
+            standard = Classifier(bank, rule, kept=F.pad(large, (1, 0)))  # and class 0
         jobs = dict(pred_sem_seg=standard)
         if decoding.present_classes and 'gt_sem_seg' in sample:
             present = sample.gt_sem_seg.data.unique()
-            jobs['pred_present_classes'] = Classifier(bank, rule, classes=present)
+            jobs['pred_present_classes'] = Classifier(bank, rule, present=present)
         if decoding.keep_scores:
             jobs['seg_logits'] = standard.class_scores
         parts: dict[str, list[Tensor]] = {name: [] for name in jobs}

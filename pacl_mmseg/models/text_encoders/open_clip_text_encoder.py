@@ -51,10 +51,7 @@ class OpenCLIPTextEncoder(FrozenModule):
                 context_length=self.architecture['text_cfg'].get('context_length', 77)
             )
         )
-        self.freeze()
-        if frozen:
-            self.fingerprint()  # of the weights as loaded, before any loss of precision
-        self.text.to(getattr(torch, dtype))
+        self.freeze(dtype)
 
     @property
     def description(self) -> str:

@@ -56,6 +56,10 @@ class TextBank:
         lowest = scores.new_full(shape, -torch.inf)
         return lowest.scatter_reduce(dim, index.expand_as(scores), scores, 'amax')
 
+    def __len__(self) -> int:
+        """Number of names."""
+        return len(self.class_of)
+
     def select(self, names: Tensor) -> TextBank:
         """The bank of some of the names ``(M,)``; the classes keep their numbers."""
         return TextBank(self.embeddings[names], self.class_of[names], self.num_classes)
@@ -65,6 +69,7 @@ class TextBank:
         return self.class_of.tolist() == list(range(self.num_classes))
 
 
+@torch.inference_mode(False)  # what is kept is used outside of it too
 @torch.no_grad()
 def build_text_bank(
     encoder: OpenCLIPTextEncoder, vocabulary: Vocabulary, templates: Sequence[str]
