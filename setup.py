@@ -2,10 +2,10 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
@@ -16,32 +16,30 @@ def version() -> str:
     return re.search(r"__version__ = '(.+)'", text).group(1)
 
 
-def add_mim_extension() -> None:
-    """Put configs and tools under ``pacl_mmseg/.mim``, where MMEngine looks for them.
+class BuildWithMim(build_py):
+    """Adds configs and tools as ``pacl_mmseg/.mim``, where MMEngine looks for them."""
 
-    Linked for an editable install, copied into a wheel or source distribution.
-    """
-    editable = {'develop', 'editable_wheel', 'dist_info'} & set(sys.argv)
-    mim = ROOT / 'pacl_mmseg' / '.mim'
-    mim.mkdir(exist_ok=True)
-    for name in MIM_FILES:
-        source, target = ROOT / name, mim / name
-        if not source.exists():  # a source distribution has them in place already
-            continue
-        if target.is_symlink() or target.is_file():
-            target.unlink()
-        elif target.is_dir():
-            shutil.rmtree(target)
-        if editable:
-            target.symlink_to(source.resolve())
-        elif source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
+    def run(self) -> None:
+        super().run()
+        # Links for an editable install; a wheel gets copies, the checkout stays as is.
+        folder = ROOT if self.editable_mode else Path(self.build_lib)
+        mim = folder / 'pacl_mmseg' / '.mim'
+        mim.mkdir(parents=True, exist_ok=True)
+        for name in MIM_FILES:
+            source, target = ROOT / name, mim / name
+            if target.is_symlink() or target.is_file():
+                target.unlink()
+            elif target.is_dir():
+                shutil.rmtree(target)
+            if self.editable_mode:
+                target.symlink_to(source.resolve())
+            elif source.is_dir():
+                shutil.copytree(
+                    source, target, ignore=shutil.ignore_patterns('__pycache__')
+                )
+            else:
+                shutil.copy(source, target)
 
-
-if {'develop', 'editable_wheel', 'bdist_wheel', 'sdist', 'install'} & set(sys.argv):
-    add_mim_extension()
 
 setup(
     name='pacl-mmseg',
@@ -54,6 +52,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['pacl_mmseg', 'pacl_mmseg.*']),
     include_package_data=True,
+    cmdclass=dict(build_py=BuildWithMim),
     install_requires=[
         'torch>=2.5',  # register_state_dict_post_hook, safe_globals
         'torchvision',
@@ -81,7 +80,9 @@ setup(
             'mmpretrain>=1.2.0',
         ],
         'nouns': ['spacy'],  # noun prompts of real captions
-        'data': ['pycocotools'],  # Pascal Context and COCO instances to masks
+        # Preparing benchmarks: masks of Pascal Context and of COCO's instances; what
+        # MMSeg's converter of Cityscapes calls (it brings along an obsolete `typing`).
+        'data': ['pycocotools', 'cityscapesscripts'],
         'tests': ['pytest', 'ruff', 'pycocotools'],
     },
 )

@@ -14,7 +14,8 @@ from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_confi
 from pacl_mmseg.apis.missing import missing_data
 
 # What bad input raises, as opposed to a mistake in the program.
-EXPECTED_ERRORS = (ValueError, FileNotFoundError, RuntimeError, ImportError)
+# MMSeg asserts that files can be read, and names them.
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, AssertionError)
 
 
 def add_common_arguments(
@@ -58,9 +59,20 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def set_data_root(args: argparse.Namespace) -> None:
-    """Tell the configs, which are read later, where the benchmarks lie."""
-    if getattr(args, 'data_root', None):
-        os.environ['PACL_DATA_ROOT'] = args.data_root
+    """Tell the configs, which are read later, where the benchmarks lie.
+
+    Raises:
+        ValueError: The folder cannot be written into a config.
+    """
+    root = getattr(args, 'data_root', None) or os.environ.pop('PACL_DATA_ROOT', None)
+    if not root:
+        return
+    if set(root) & set('\'"\\'):
+        raise ValueError(
+            f'The data root {root} has a quote or backslash, which MMEngine cannot '
+            'put into a config: link it under another name.'
+        )
+    os.environ['PACL_DATA_ROOT'] = os.path.expanduser(root)
 
 
 def config_from(args: argparse.Namespace) -> Config:
@@ -99,7 +111,7 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except EXPECTED_ERRORS as error:
-        if '--traceback' in sys.argv:
+        if '--traceback' in sys.argv or not str(error):
             raise
         message = str(error)
         if 'Original Traceback' in message:  # from a data worker: its last line says it

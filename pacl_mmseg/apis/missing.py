@@ -54,6 +54,11 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         with DefaultScope.overwrite_default_scope('mmseg'):
             records = DATASETS.build(dict(dataset, lazy_init=True)).load_data_list()
         files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
+        if not records:
+            return (
+                f'The {dataset["type"]} in {root} lists no images: '
+                'tools/check_data.py says what to do.'
+            )
         lacking = [f for f in files if not os.path.isfile(f) or not os.path.getsize(f)]
         if lacking:
             return (
