@@ -202,3 +202,8 @@ def test_bad_input_ends_in_one_sentence(tmp_path):
     config = 'configs/small_world/pacl.py'
     done = tool('test.py', config, tmp_path / 'no.pth', '--work-dir', tmp_path)
     assert 'There is no checkpoint' in last_error(done)
+    options = ['--cfg-options', 'model.decode_head.dataset_name=voc20']
+    config = 'configs/small_world/clip.py'
+    done = tool('test.py', config, '--work-dir', tmp_path, *options)
+    error = last_error(done)
+    assert 'vocabulary has 20 classes, but SmallWorldSegmentation has 36' in error
