@@ -17,6 +17,13 @@ import cli
 from pacl_mmseg.datasets.preparation import CONVERTERS, OFFICIAL, prepare_benchmark
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, where the system says which."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def main(argv: Sequence[str] | None = None) -> bool:
     """Convert benchmarks; returns whether all are usable."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         'coco_object also instances_val2017.json',
     )
     parser.add_argument(
-        '--nproc', type=int, default=os.cpu_count(), help='number of processes'
+        '--nproc', type=int, default=usable_cores(), help='number of processes'
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='also convert what is there already'

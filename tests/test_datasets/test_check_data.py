@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +27,23 @@ from pacl_mmseg.datasets.preparation import (
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
+def context_and_459(root: Path) -> None:
+    miniatures.context(root)
+    miniatures.context459(root)
+
+
+# What to make the download with, and a package that converting it needs.
+CONVERSIONS = [
+    ('context59', miniatures.context, 'pycocotools'),
+    ('context60', miniatures.context, 'pycocotools'),
+    ('coco_stuff171', miniatures.coco, 'mmseg'),
+    ('coco_object', miniatures.coco, 'mmseg'),
+    ('cityscapes', miniatures.cityscapes, 'cityscapesscripts'),
+    ('ade847', miniatures.ade847, 'mmseg'),
+    ('pc459', context_and_459, 'pycocotools'),
+]
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """An empty data root."""
@@ -38,6 +56,20 @@ def check(benchmark: str, **options) -> Verdict:
     verdict = check_benchmark(benchmark, expected=len(NAMES), **options)
     print(verdict)
     return verdict
+
+
+def command(benchmark: str, root: Path) -> str:
+    """The command that converts a benchmark's download."""
+    return f'python tools/prepare_data.py {benchmark} --data-root {root}'
+
+
+def follow(remedy: str, root: Path) -> None:
+    """Do what a remedy says, once all is unpacked: its command."""
+    _, _, arguments = remedy.partition('python tools/prepare_data.py ')
+    benchmark, option, folder, *overwrite = shlex.split(arguments)
+    assert (option, folder) == ('--data-root', str(root))
+    assert overwrite in ([], ['--overwrite'])
+    prepare_benchmark(benchmark, overwrite=bool(overwrite))
 
 
 def relabel(path: Path, change: dict[int, int]) -> None:
@@ -59,27 +91,109 @@ def test_ok(root, benchmark):
     miniatures.converted(root, benchmark)
     verdict = check(benchmark)
     assert verdict.usable, verdict
-    assert verdict.finding == '3 images and masks, 3 of them read'
+    finding = '3 images and masks, 3 of them read'
+    if benchmark == 'coco_object':
+        finding += '; masks drawn from what another program chose'
+    assert verdict.finding == finding
     assert verdict.remedy == ''
 
 
-@pytest.mark.parametrize(
-    'benchmark, download, needs',
-    [
-        ('context59', miniatures.context, 'pycocotools'),
-        ('context60', miniatures.context, 'pycocotools'),
-        ('coco_stuff171', miniatures.coco, 'mmseg'),
-        ('coco_object', miniatures.coco, 'mmseg'),
-        ('cityscapes', miniatures.cityscapes, 'cityscapesscripts'),
-        ('ade847', miniatures.ade847, 'mmseg'),
-    ],
-)
-def test_what_was_prepared_is_ok(root, benchmark, download, needs):
+@pytest.mark.parametrize('benchmark, download, needs', CONVERSIONS)
+def test_unpacked_but_not_converted(root, benchmark, download, needs):
     pytest.importorskip(needs)
     download(root)
-    assert not check(benchmark).usable
-    prepare_benchmark(benchmark)
+    verdict = check(benchmark)
+    assert (verdict.state, verdict.remedy) == ('unconverted', command(benchmark, root))
+    follow(verdict.remedy, root)
     assert check(benchmark).usable
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b'')
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize('damage', [emptied, cut_off, Path.unlink])
+@pytest.mark.parametrize('benchmark, download, needs', CONVERSIONS)
+def test_remedies_cure_what_was_converted(root, benchmark, download, needs, damage):
+    pytest.importorskip(needs)
+    download(root)
+    before = set(root.rglob('*.*'))
+    prepare_benchmark(benchmark)
+    written = {path.suffix: path for path in set(root.rglob('*.*')) - before}
+    kinds = {'.jpg', '.png', '.tif'} & set(written)
+    assert len(kinds) == (2 if benchmark == 'ade847' else 1)  # it has images, too
+    for kind in kinds:
+        damage(written[kind])
+        verdict = check(benchmark)
+        assert verdict.state in ('incomplete', 'wrong')
+        follow(verdict.remedy, root)
+        assert check(benchmark).usable
+
+
+@pytest.mark.parametrize('benchmark', ['context60', 'pc459'])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', 'lists no images'),
+        (b'\xff\xfe', 'is not a list of images'),
+        ('\n'.join([*NAMES, 'x']).encode(), '4 images, but the official split has 3'),
+        (f'{NAMES[0]}\n'.encode(), '1 of 3 images'),
+    ],
+    ids=['empty', 'binary', 'long', 'short'],
+)
+def test_remedies_cure_wrong_splits(root, benchmark, content, message):
+    pytest.importorskip('pycocotools')
+    context_and_459(root)
+    prepare_benchmark(benchmark)
+    split = root / 'VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt'
+    split.write_bytes(content)
+    verdict = check(benchmark)
+    assert message in verdict.finding
+    assert 'put trainval_merged.json ' in verdict.remedy
+    follow(verdict.remedy, root)
+    assert check(benchmark).usable
+
+
+def test_a_folder_for_a_split(root):
+    miniatures.converted(root, 'voc20')
+    split = root / 'VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'
+    split.unlink()
+    split.mkdir()
+    verdict = check('voc20')
+    assert verdict.state == 'wrong'
+    assert f'{split} is not a list of images' in verdict.finding
+
+
+def test_remedies_without_a_data_root(tmp_path, monkeypatch):
+    monkeypatch.delenv('PACL_DATA_ROOT', raising=False)
+    monkeypatch.chdir(tmp_path)
+    miniatures.coco(tmp_path / 'data')
+    verdict = check('coco_stuff171')
+    assert verdict.remedy == 'python tools/prepare_data.py coco_stuff171'
+
+
+def test_a_data_root_with_a_space(tmp_path, monkeypatch):
+    root = tmp_path / 'my data'
+    monkeypatch.setenv('PACL_DATA_ROOT', str(root))
+    miniatures.coco(root)
+    follow(check('coco_stuff171').remedy, root)
+    assert check('coco_stuff171').usable
+
+
+def test_what_coco_object_was_drawn_from(root):
+    pytest.importorskip('pycocotools')
+    miniatures.coco(root)
+    miniatures.instances(root / 'instances_val2017.json')
+    prepare_benchmark('coco_object', root / 'instances_val2017.json')
+    assert check('coco_object').finding.endswith('; masks drawn from instances')
+    prepare_benchmark('coco_object', overwrite=True)
+    assert check('coco_object').finding.endswith('; masks drawn from pixel maps')
+    prepare_benchmark('coco_stuff171')
+    assert check('coco_stuff171').finding == '3 images and masks, 3 of them read'
 
 
 @pytest.mark.parametrize('benchmark', OFFICIAL)
@@ -88,8 +202,7 @@ def test_missing(root, benchmark):
     assert verdict.state == 'missing'
     assert str(root) in verdict.finding
     assert 'unpack ' in verdict.remedy and str(root) in verdict.remedy
-    command = f'python tools/prepare_data.py {benchmark}'
-    assert (command in verdict.remedy) == (benchmark in CONVERTERS)
+    assert (command(benchmark, root) in verdict.remedy) == (benchmark in CONVERTERS)
 
 
 @pytest.mark.parametrize('benchmark', OFFICIAL)
@@ -110,8 +223,8 @@ def test_labels_out_of_range(root, benchmark):
     verdict = check(benchmark)
     assert verdict.state == 'wrong'
     assert f'{masks[2]} holds the label {labels[0, 0]}' in verdict.finding
-    overwrite = f'python tools/prepare_data.py {benchmark} --overwrite'
-    assert (verdict.remedy == overwrite) == (benchmark in CONVERTERS)
+    overwrite = f'{command(benchmark, root)} --overwrite'
+    assert verdict.remedy.endswith(overwrite) == (benchmark in CONVERTERS)
 
 
 @pytest.mark.parametrize(
@@ -129,18 +242,46 @@ def test_masks_of_another_conversion(root, benchmark, ending):
         stem = stem.partition('_instance')[0].removesuffix('.tif')
         mask.rename(mask.with_name(f'{stem}{ending}'))
     verdict = check(benchmark)
-    assert verdict.state == 'wrong'
-    assert ending in verdict.finding.partition('not in')[0]
-    assert verdict.remedy == f'python tools/prepare_data.py {benchmark}'
+    assert verdict.state == ('wrong' if benchmark == 'pc459' else 'unconverted')
+    assert ending in verdict.finding.partition('but in')[2]
+    assert verdict.remedy.endswith(command(benchmark, root))
 
 
-@pytest.mark.parametrize('benchmark', ['coco_stuff171', 'coco_object', 'cityscapes'])
-def test_unpacked_but_not_converted(root, benchmark):
-    getattr(miniatures, benchmark.partition('_')[0])(root)
-    verdict = check(benchmark)
-    assert verdict.state == 'wrong'
-    assert 'masks end in ' in verdict.finding
-    assert verdict.remedy == f'python tools/prepare_data.py {benchmark}'
+def many(root: Path, benchmark: str, count: int, *labels: int) -> None:
+    """A set of that many images, whose masks hold these labels."""
+    masks = miniatures.converted(root, benchmark)
+    save(blocks(*labels), masks[0])
+    images = root / 'coco_stuff164k' / 'images' / 'val2017'
+    suffix = masks[0].name.removeprefix(NAMES[0])
+    for mask in masks[1:]:
+        mask.unlink()
+        (images / mask.name.replace(suffix, '.jpg')).unlink()
+    for index in range(1, count):
+        os.link(images / f'{NAMES[0]}.jpg', images / f'{index}.jpg')
+        os.link(masks[0], masks[0].with_name(f'{index}{suffix}'))
+
+
+@pytest.mark.parametrize(
+    'benchmark, labels, faults',
+    [
+        ('coco_stuff171', (0, 80, 170, 255), []),
+        ('coco_object', (0, 12, 80), []),
+        # COCO-Object's labels by the name of COCO-Stuff's.
+        ('coco_stuff171', (0, 12, 80), ['upper half of the 171', 'ignored label 255']),
+        ('coco_stuff171', (0, 12, 80, 255), ['upper half of the 171']),
+        ('coco_stuff171', (0, 90, 170), ['the ignored label 255']),
+        ('coco_object', (0, 1, 20), ['upper half of the 81']),
+    ],
+)
+def test_masks_of_another_conversion_by_the_right_name(root, benchmark, labels, faults):
+    many(root, benchmark, 50, *labels)
+    verdict = check_benchmark(benchmark, expected=50)
+    assert verdict.state == ('wrong' if faults else 'ok')
+    assert verdict.finding.startswith('None of the 50 masks read') == bool(faults)
+    assert all(fault in verdict.finding for fault in faults[:1])
+    assert ('(and 1 more)' in verdict.finding) == (len(faults) == 2)
+    # Of fewer that proves nothing.
+    assert check_benchmark(benchmark, expected=50, sample=49).usable
 
 
 def test_no_split_yet(root):
@@ -148,7 +289,8 @@ def test_no_split_yet(root):
     verdict = check('context60')
     assert verdict.state == 'incomplete'
     assert 'SegmentationContext/val.txt' in verdict.finding
-    assert verdict.remedy == 'python tools/prepare_data.py context60'
+    assert 'put trainval_merged.json into ' in verdict.remedy
+    assert verdict.remedy.endswith(f', then {command("context60", root)}')
 
 
 def test_zeros_reduced_before_loading(root):
@@ -214,11 +356,35 @@ def test_half_downloaded_image(root):
     assert f'The image {image} is damaged' in verdict.finding
 
 
+def test_turned_photograph(root):
+    """Evaluation turns images as their EXIF data says, and so does the check."""
+    miniatures.converted(root, 'voc20')
+    path = root / 'VOCdevkit' / 'VOC2012' / 'JPEGImages' / f'{NAMES[1]}.jpg'
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # orientation: a quarter turn
+        image.save(path, exif=exif)
+    verdict = check('voc20')
+    assert verdict.state == 'wrong'
+    assert f'its image {path} 24 x 32' in verdict.finding
+
+
+def test_unreadable_mask(root):
+    mask = miniatures.converted(root, 'voc20')[1]
+    mask.chmod(0)
+    if os.access(mask, os.R_OK):
+        pytest.skip('nothing is unreadable to the superuser')
+    verdict = check('voc20')
+    assert verdict.state == 'wrong'
+    assert 'Permission denied' in verdict.finding and str(mask) in verdict.finding
+
+
 def test_images_lacking_and_too_many(root):
     miniatures.converted(root, 'ade20k')
     verdict = check_benchmark('ade20k', expected=2)
     assert verdict.state == 'wrong'
     assert verdict.finding == '3 images, but the official split has 2'
+    assert verdict.remedy.startswith(f'remove from {root}/ade/ADEChallengeData2016/im')
     verdict = check_benchmark('ade20k')
     assert (verdict.state, verdict.finding) == ('incomplete', '3 of 2000 images')
     miniatures.converted(root, 'voc20')
@@ -286,8 +452,8 @@ def test_tool_on_a_whole_set(root, tool):
     status, printed = tool('check_data.py', 'voc20', 'voc21')
     assert status == 0
     assert printed.splitlines() == [
-        'voc20          ok          1449 images and masks, 100 of them read',
-        'voc21          ok          1449 images and masks, 100 of them read',
+        'voc20          ok           1449 images and masks, 100 of them read',
+        'voc21          ok           1449 images and masks, 100 of them read',
     ]
     status, printed = tool('check_data.py', 'voc20', 'cityscapes')
     assert status == 1
@@ -307,6 +473,8 @@ def test_tool_checks_all_in_a_given_folder(root, tool, tmp_path):
 
 
 def test_unknown_benchmark(root, tool):
+    with pytest.raises(ValueError, match="no benchmark 'vok20'.*Did you mean 'voc20'"):
+        check_benchmark('vok20')
     for name in ('check_data.py', 'prepare_data.py'):
         status, sentence = tool(name, 'ade20k', 'vok20')
         assert status == 1
@@ -319,7 +487,7 @@ def test_preparing(root, tool):
     status, printed = tool('prepare_data.py', 'coco_stuff171', 'coco_object')
     assert status == 1  # there are only three of the 5000 images
     assert 'coco_object: 3 files written, 0 were there already' in printed
-    assert 'coco_object    incomplete  3 of 5000 images' in printed
+    assert 'coco_object    incomplete   3 of 5000 images' in printed
     assert check('coco_stuff171').usable and check('coco_object').usable
     _, printed = tool('prepare_data.py', 'coco_object', '--nproc', 1)
     assert 'coco_object: 0 files written, 3 were there already' in printed

@@ -19,6 +19,7 @@ from PIL import Image
 from pacl_mmseg.datasets import COCOObjectDataset, PascalContext459Dataset
 from pacl_mmseg.datasets.preparation import prepare_benchmark
 from pacl_mmseg.datasets.preparation.pascal_context import CATEGORIES
+from pacl_mmseg.datasets.preparation.sources import mmseg_converter
 from pacl_mmseg.datasets.preparation.writing import Job, write_images
 
 COCO_MASKS = 'coco_stuff164k/annotations/val2017'
@@ -50,6 +51,21 @@ def test_coco_stuff(root, nproc):
         assert np.array_equal(labels(mask), expected)
 
 
+def test_coco_stuff_as_by_mmseg(root):
+    """The same masks as its program, of all values that there are."""
+    converter = mmseg_converter('coco_stuff164k')
+    miniatures.coco(root)
+    pixel_map = root / COCO_MASKS / f'{NAMES[0]}.png'
+    everything = np.array(list(converter.clsID_to_trID), np.uint8)
+    miniatures.save(np.stack([everything, everything[::-1]]), pixel_map)
+    prepare_benchmark('coco_stuff171')
+    (root / 'val2017').mkdir()
+    converter.convert_to_trainID(str(pixel_map), str(root), is_train=False)
+    mask = f'{NAMES[0]}_labelTrainIds.png'
+    expected = labels(root / 'val2017' / mask)
+    assert np.array_equal(labels(root / COCO_MASKS / mask), expected)
+
+
 def test_coco_object_from_pixel_maps(root):
     miniatures.coco(root)
     prepare_benchmark('coco_stuff171')  # its masks are not taken for pixel maps
@@ -62,6 +78,7 @@ def test_coco_object_from_pixel_maps(root):
 
 def test_coco_object_from_instances(root):
     pytest.importorskip('pycocotools')
+    miniatures.coco(root)
     miniatures.instances(root / 'instances_val2017.json')
     summary = prepare_benchmark('coco_object', root / 'instances_val2017.json')
     assert (summary.written, summary.broken) == (3, ())
@@ -70,6 +87,94 @@ def test_coco_object_from_instances(root):
         assert np.array_equal(labels(mask), miniatures.instances_mask())
     classes = COCOObjectDataset.METAINFO['classes']
     assert [classes[i] for i in (42, 61)] == ['cup', 'dining table']
+
+
+def test_coco_object_is_of_one_kind(root):
+    pytest.importorskip('pycocotools')
+    miniatures.coco(root)
+    instances = root / 'instances_val2017.json'
+    miniatures.instances(instances)
+    prepare_benchmark('coco_object')
+    mask = root / COCO_MASKS / f'{NAMES[0]}_instanceTrainIds.png'
+    mask.unlink()  # the second run would fill the gap
+    with pytest.raises(ValueError, match='from pixel maps, these .* --overwrite'):
+        prepare_benchmark('coco_object', instances)
+    assert not mask.exists()
+    stale = mask.with_name('000000000999_instanceTrainIds.png')
+    miniatures.save(miniatures.blocks(0), stale)
+    assert prepare_benchmark('coco_object', instances, overwrite=True).written == 3
+    assert np.array_equal(labels(mask), miniatures.instances_mask())
+    assert not stale.exists()
+    with pytest.raises(ValueError, match='from instances, these .* --overwrite'):
+        prepare_benchmark('coco_object')
+    assert prepare_benchmark('coco_object', instances).kept == 3
+
+
+def test_masks_of_another_program_count_as_drawn_from_pixel_maps(root):
+    pytest.importorskip('pycocotools')
+    miniatures.converted(root, 'coco_object')
+    assert prepare_benchmark('coco_object').kept == 3
+    miniatures.instances(root / 'instances_val2017.json')
+    with pytest.raises(ValueError, match='from pixel maps, these .* --overwrite'):
+        prepare_benchmark('coco_object', root / 'instances_val2017.json')
+
+
+def test_images_of_another_split_are_skipped(root):
+    miniatures.coco(root)
+    images = root / 'coco_stuff164k' / 'images' / 'val2017'
+    (images / f'{NAMES[0]}.jpg').unlink()
+    summary = prepare_benchmark('coco_stuff171')
+    assert (summary.written, summary.skipped) == (2, 1)
+    assert str(summary).endswith('1 skipped, since there is no such image')
+    for image in images.iterdir():
+        image.unlink()
+    with pytest.raises(ValueError, match='None of the 3 annotated images is in '):
+        prepare_benchmark('coco_object')
+
+
+@pytest.mark.parametrize(
+    'content, lacking',
+    [
+        (dict(images=[], annotations=[dict(image_id=1, caption='A cup')]), 'annotati'),
+        (dict(images=[], annotations=[dict(segments_info=[], image_id=1)]), 'annotati'),
+        (dict(annotations=[]), 'images'),
+        ([1, 2], 'images'),
+    ],
+    ids=['captions', 'panoptic', 'no images', 'list'],
+)
+@pytest.mark.parametrize('benchmark', ['coco_object', 'context60'])
+def test_annotation_of_another_kind(root, benchmark, content, lacking):
+    pytest.importorskip('pycocotools')
+    miniatures.coco(root)
+    path = root / 'another.json'
+    path.write_text(json.dumps(content))
+    lacking = lacking if benchmark == 'coco_object' else ''
+    with pytest.raises(ValueError, match=f"of annotation: it has no '{lacking}"):
+        prepare_benchmark(benchmark, path)
+
+
+def test_stuff_among_the_instances(root):
+    pytest.importorskip('pycocotools')
+    miniatures.coco(root)
+    path = root / 'stuff_val2017.json'
+    miniatures.instances(path)
+    path.write_text(path.read_text().replace('"category_id": 67', '"category_id": 92'))
+    summary = prepare_benchmark('coco_object', path)
+    assert summary.written == 0
+    assert 'category 92 is none of the 80 things' in summary.broken[0]
+
+
+def test_annotations_in_a_shared_folder(root, tmp_path_factory):
+    """Images linked, pixel maps read where they are, and nothing written there."""
+    shared = tmp_path_factory.mktemp('shared')
+    miniatures.coco(shared)
+    before = stamps(shared / COCO_MASKS, '*')
+    images = 'coco_stuff164k/images'
+    (root / images).mkdir(parents=True)
+    (root / images / 'val2017').symlink_to(shared / images / 'val2017')
+    summary = prepare_benchmark('coco_object', shared / COCO_MASKS)
+    assert summary.written == 3
+    assert stamps(shared / COCO_MASKS, '*') == before
 
 
 @pytest.mark.parametrize('benchmark', ['context59', 'context60'])
@@ -104,14 +209,22 @@ def test_context459(root):
 
 def test_context459_finds_its_split(root):
     miniatures.context459(root)
-    images = [dict(file_name=f'{name}.jpg', phase='val') for name in NAMES]
-    images.append(dict(file_name='another.jpg', phase='train'))
+    image = dict(image_id=1, height=24, width=32)
+    images = [dict(image, file_name=f'{name}.jpg', phase='val') for name in NAMES]
+    images.append(dict(image, file_name='another.jpg', phase='train'))
     annotation = dict(images=images, annos_segmentation=[])
     path = root / VOC2010 / 'trainval_merged.json'
     path.write_text(json.dumps(annotation))
     assert prepare_benchmark('pc459').written == 3
+    split = root / VOC2010 / 'ImageSets' / 'SegmentationContext' / 'val.txt'
+    split.write_text('another')
+    assert prepare_benchmark('pc459').kept == 3
+    assert split.read_text().split() == list(NAMES)
+    split.unlink()
+    split.mkdir()
+    with pytest.raises(ValueError, match='val.txt is a folder, but should be a file'):
+        prepare_benchmark('pc459')
     path.write_text(json.dumps(annotation)[:-10])
-    (root / VOC2010 / 'ImageSets' / 'SegmentationContext' / 'val.txt').unlink()
     with pytest.raises(ValueError, match='trainval_merged.json is damaged or half-do'):
         prepare_benchmark('pc459')
 
@@ -185,6 +298,7 @@ def test_broken_and_missing_label_maps(root):
     assert [line.partition(':')[0] for line in summary.broken] == [
         f'{name}.tif' for name in NAMES[1:]
     ]
+    assert f'trainval/{NAMES[2]}.mat' in summary.broken[1]
 
 
 def test_unknown_label_of_cityscapes(root):
@@ -227,6 +341,13 @@ def test_nothing_to_convert(root, benchmark, message):
         prepare_benchmark(benchmark)
 
 
+def test_benchmarks_that_need_no_converter(root):
+    with pytest.raises(ValueError, match='ade20k is loaded as downloaded'):
+        prepare_benchmark('ade20k')
+    with pytest.raises(ValueError, match="no benchmark 'vok20'.*Did you mean 'voc20'"):
+        prepare_benchmark('vok20')
+
+
 # Interruptions: real processes that end at the worst moment.
 
 
@@ -265,3 +386,34 @@ def test_interrupted(tmp_path, program, finished):
     assert sorted(path.name for path in (tmp_path / 'masks').iterdir()) == [
         f'{i}.png' for i in range(4)
     ]
+
+
+def test_a_killed_worker(tmp_path):
+    jobs = [Job(tmp_path / f'{i}.png', i) for i in range(4)]
+    with pytest.raises(RuntimeError, match='worker was killed.* a smaller --nproc'):
+        write_images(draw_or_die, jobs, nproc=2)
+    for path in tmp_path.glob('[!.]*'):
+        labels(path)  # whole
+    summary = write_images(noise, jobs, nproc=2)
+    assert summary.written + summary.kept == 4 and summary.written > 0
+    assert sorted(path.name for path in tmp_path.glob('[!.]*')) == [
+        f'{i}.png' for i in range(4)
+    ]
+
+
+def draw_with_a_package(color: int) -> np.ndarray:
+    import a_package_that_nobody_has  # noqa: F401
+
+
+@pytest.mark.parametrize('nproc', [1, 2])
+def test_a_package_is_lacking(tmp_path, nproc):
+    """Which is not the sources' fault."""
+    with pytest.raises(ImportError, match='a_package_that_nobody_has'):
+        write_images(draw_with_a_package, [Job(tmp_path / 'mask.png', 0)], nproc=nproc)
+
+
+def test_empty_files_are_written_again(tmp_path):
+    (tmp_path / '0.png').touch()
+    summary = write_images(noise, [Job(tmp_path / '0.png', 0)])
+    assert (summary.written, summary.kept) == (1, 0)
+    labels(tmp_path / '0.png')

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import glob
+import os
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from mmengine.registry import DefaultScope
+from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
+from pacl_mmseg.datasets.preparation.coco import noted_source
 from pacl_mmseg.datasets.preparation.converters import CONVERTERS
-from pacl_mmseg.datasets.preparation.layout import Layout, dataset_config
-from pacl_mmseg.datasets.preparation.official import OFFICIAL
-from pacl_mmseg.registry import DATASETS
+from pacl_mmseg.datasets.preparation.layout import (
+    Layout,
+    dataset_config,
+    has_content,
+    open_dataset,
+)
+from pacl_mmseg.datasets.preparation.official import OFFICIAL, Official
+from pacl_mmseg.datasets.preparation.sources import read_names
+
+_MANY = 50  # masks that cannot all lack what is common
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Verdict:
 
     Args:
         benchmark: Its name.
-        state: ``'ok'``, ``'missing'``, ``'incomplete'`` or ``'wrong'``.
+        state: ``'ok'``, ``'missing'``, ``'unconverted'``, ``'incomplete'`` or
+            ``'wrong'``.
         finding: What was found.
         remedy: What to do about it.
     """
@@ -43,8 +53,8 @@ class Verdict:
         return self.state == 'ok'
 
     def __str__(self) -> str:
-        line = f'{self.benchmark:<13}  {self.state:<10}  {self.finding}'
-        return f'{line}\n{"":<27}remedy: {self.remedy}' if self.remedy else line
+        line = f'{self.benchmark:<13}  {self.state:<11}  {self.finding}'
+        return f'{line}\n{"":<28}remedy: {self.remedy}' if self.remedy else line
 
 
 def check_benchmark(
@@ -57,72 +67,102 @@ def check_benchmark(
         expected: Number of images; default: of the official validation split.
         sample: Read at most so many images and masks, evenly spread; None: all, with a
             progress bar.
-    """
-    official = OFFICIAL[benchmark]
-    expected = official.images if expected is None else expected
-    config = dataset_config(benchmark)
-    layout = Layout.of(config)
-    download = f'{official.download.format(root=layout.root)} (see docs/datasets.md)'
-    convert = f'python tools/prepare_data.py {benchmark}'
-    if benchmark in CONVERTERS:
-        remedies = dict(
-            download=f'{download}, then {convert}',
-            convert=convert,
-            overwrite=f'{convert} --overwrite',
-        )
-    else:  # loaded as downloaded
-        remedies = dict.fromkeys(('download', 'convert', 'overwrite'), download)
 
-    fault = _missing_folder(layout)
+    Raises:
+        ValueError: There is no such benchmark.
+    """
+    config = dataset_config(benchmark)
+    official, layout = OFFICIAL[benchmark], Layout.of(config)
+    expected = official.images if expected is None else expected
+    unpacked = bool(official.unpacked) and any(layout.root.glob(official.unpacked))
+    fault = _missing_place(layout, official, unpacked)
     if fault is None:
-        with DefaultScope.overwrite_default_scope('mmseg'):
-            dataset = DATASETS.build(dict(config, lazy_init=True))
-        records = dataset.load_data_list()
-        fault = _missing_file(dataset, records, expected)
-    if fault is None:
-        chosen = _chosen(records, sample)
-        fault = _fault_inside(dataset, chosen, official.ignored)
-    if fault is None:
-        read = 'all' if sample is None else len(chosen)
-        return Verdict(
-            benchmark, 'ok', f'{expected} images and masks, {read} of them read'
-        )
-    state, finding, remedy = fault
-    return Verdict(benchmark, state, finding, remedies[remedy])
+        dataset = open_dataset(config)
+        fault = _missing_file(
+            dataset, layout, official, unpacked, expected
+        ) or _fault_inside(dataset, official, sample)
+    if fault is not None:
+        state, finding, remedy = fault
+        remedies = _remedies(benchmark, layout, unpacked)
+        return Verdict(benchmark, state, finding, remedies[remedy])
+    read = 'all' if sample is None else min(sample, expected)
+    finding = f'{expected} images and masks, {read} of them read'
+    if benchmark == 'coco_object':
+        source = noted_source(layout.masks) or 'what another program chose'
+        finding += f'; masks drawn from {source}'
+    return Verdict(benchmark, 'ok', finding)
+
+
+def _remedies(benchmark: str, layout: Layout, unpacked: bool) -> dict[str, str]:
+    """What to do, by a word for it."""
+    official = OFFICIAL[benchmark]
+    download = f'{official.download.format(root=layout.root)} (see docs/datasets.md)'
+    remove = f'remove from {layout.images} what is not of the official split'
+    if benchmark not in CONVERTERS:
+        remedies = dict.fromkeys(('download', 'convert', 'overwrite'), download)
+        return dict(remedies, remove=remove)
+    prepare = f'python tools/prepare_data.py {benchmark}'
+    if root := os.environ.get('PACL_DATA_ROOT'):  # as it may not be set next time
+        prepare += f' --data-root {shlex.quote(root)}'
+    convert = prepare if unpacked else f'{download}, then {prepare}'
+    return dict(
+        download=f'{download}, then {prepare}',
+        convert=convert,
+        overwrite=f'{convert} --overwrite',
+        remove=remove,
+    )
 
 
 # These return a state, a finding, and which remedy there is; None if all is well.
 
 
-def _missing_folder(layout: Layout) -> tuple[str, str, str] | None:
+def _missing_place(
+    layout: Layout, official: Official, unpacked: bool
+) -> tuple[str, str, str] | None:
     if not layout.images.is_dir():
-        return 'missing', f'there is no {layout.images}', 'download'
+        finding = f'there is no {layout.images}'
+        if official.converts_images:
+            return 'unconverted' if unpacked else 'missing', finding, 'convert'
+        return 'missing', finding, 'download'
+    state = 'unconverted' if unpacked and not layout.masks.exists() else 'incomplete'
     for path in (layout.split, layout.masks):
         if path is not None and not path.exists():
-            return 'incomplete', f'there is no {path}', 'convert'
+            return state, f'there is no {path}', 'convert'
+    if layout.split is not None:
+        try:
+            read_names(layout.split)
+        except ValueError as error:
+            return 'wrong', str(error), 'download'
     return None
 
 
 def _missing_file(
-    dataset: BaseSegDataset, records: list[dict], expected: int
+    dataset: BaseSegDataset,
+    layout: Layout,
+    official: Official,
+    unpacked: bool,
+    expected: int,
 ) -> tuple[str, str, str] | None:
+    records = dataset.load_data_list()
     masks = [record['seg_map_path'] for record in records]
     images = [record['img_path'] for record in records]
     if len(records) > expected:
         finding = f'{len(records)} images, but the official split has {expected}'
-        return 'wrong', finding, 'download'
-    if records and not any(Path(mask).is_file() for mask in masks):
+        return 'wrong', finding, 'download' if layout.split else 'remove'
+    if records and not any(map(os.path.isfile, masks)):
         stem = masks[0].removesuffix(dataset.seg_map_suffix)
-        others = glob.glob(f'{glob.escape(stem)}*')
-        if others:
-            suffixes = ', '.join(sorted(path.removeprefix(stem) for path in others))
-            finding = f'masks end in {suffixes}, not in {dataset.seg_map_suffix}'
-            return 'wrong', finding, 'convert'
+        endings = [
+            path.removeprefix(stem) for path in glob.glob(f'{glob.escape(stem)}*')
+        ]
+        if unpacked or endings:
+            but = f', but in {", ".join(sorted(endings))}' if endings else ''
+            finding = f'no mask in {layout.masks} ends in {dataset.seg_map_suffix}{but}'
+            return 'unconverted' if unpacked else 'wrong', finding, 'convert'
     for what, paths, remedy in (
-        ('images', images, 'download'),
+        ('images', images, 'convert' if official.converts_images else 'download'),
         ('masks', masks, 'convert'),
     ):
-        lacking = [path for path in paths if not _has_content(Path(path))]
+        lacking = [path for path in paths if not has_content(path)]
         if (there := len(paths) - len(lacking)) < expected:
             first = f'; the first that lacks is {lacking[0]}' if lacking else ''
             state = 'incomplete' if there else 'missing'
@@ -130,8 +170,45 @@ def _missing_file(
     return None
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _fault_inside(
+    dataset: BaseSegDataset, official: Official, sample: int | None
+) -> tuple[str, str, str] | None:
+    """Read images and masks as evaluation does, only more strictly."""
+    load_image = _step(dataset, LoadImageFromFile)
+    load_mask = _step(dataset, LoadAnnotations)
+    images, masks, labels = [], [], {}
+    for record in _chosen(dataset.load_data_list(), sample):
+        try:
+            with Image.open(record['img_path']) as image:
+                image.load()  # where OpenCV would make up what is cut off
+            results = load_image.transform(dict(record))
+        except Exception as error:  # decoders raise nearly anything on bad input
+            images.append(f'The image {record["img_path"]} is damaged: {error}')
+            continue
+        try:
+            load_mask.transform(results)
+        except (ValueError, OSError) as error:
+            sentence, _, _ = str(error).rpartition(';')  # ours is the better remedy
+            masks.append(sentence or str(error))
+        else:
+            with Image.open(record['seg_map_path']) as mask:
+                counts = np.bincount(np.array(mask).ravel())
+            labels[record['seg_map_path']] = set(np.flatnonzero(counts).tolist())
+    masks += _zeros_lost(dataset, labels, official.ignored)
+    masks += _of_another_conversion(dataset, labels, official.ignored)
+    for faults, state, remedy in (
+        (images, 'incomplete', 'overwrite' if official.converts_images else 'download'),
+        (masks, 'wrong', 'overwrite'),
+    ):
+        if faults:
+            more = f' (and {len(faults) - 1} more)' if faults[1:] else ''
+            return state, f'{faults[0]}{more}', remedy
+    return None
+
+
+def _step(dataset: BaseSegDataset, kind: type) -> LoadImageFromFile | LoadAnnotations:
+    """The first step of that kind in a dataset's pipeline."""
+    return next(s for s in dataset.pipeline.transforms if isinstance(s, kind))
 
 
 def _chosen(records: list[dict], sample: int | None) -> Iterable[dict]:
@@ -141,75 +218,52 @@ def _chosen(records: list[dict], sample: int | None) -> Iterable[dict]:
     return [records[index] for index in indices.astype(int)]
 
 
-def _fault_inside(
-    dataset: BaseSegDataset, records: Iterable[dict], ignored: bool
-) -> tuple[str, str, str] | None:
-    """Read images and masks as evaluation does, only more strictly.
-
-    Args:
-        dataset: Whose pipeline loads the masks.
-        records: What to read.
-        ignored: Whether the official masks hold the ignored label.
-    """
-    steps = dataset.pipeline.transforms
-    loader = next(step for step in steps if isinstance(step, LoadAnnotations))
-    images, masks, extremes = [], [], {}
-    for record in records:
-        try:
-            with Image.open(record['img_path']) as image:
-                image.load()  # where OpenCV would make up what is cut off
-        except Exception as error:  # decoders raise nearly anything on bad input
-            images.append(f'The image {record["img_path"]} is damaged: {error}')
-            continue
-        try:
-            loader.transform(dict(record, ori_shape=(image.height, image.width)))
-        except ValueError as error:
-            sentence, _, _ = str(error).rpartition(';')  # ours is the better remedy
-            masks.append(sentence)
-        else:
-            with Image.open(record['seg_map_path']) as mask:
-                extremes[record['seg_map_path']] = mask.getextrema()
-    masks += _zeros_lost(dataset, extremes, ignored)
-    for faults, state, remedy in (
-        (images, 'incomplete', 'download'),
-        (masks, 'wrong', 'overwrite'),
-    ):
-        if faults:
-            more = f' (and {len(faults) - 1} more)' if faults[1:] else ''
-            return state, f'{faults[0]}{more}', remedy
-    return None
+# What known labels say of the conversion: a sentence on each fault. ``labels`` are
+# those in each mask file, ``ignored`` is as in Official.
 
 
 def _zeros_lost(
-    dataset: BaseSegDataset, extremes: dict[str, tuple[int, int]], ignored: bool
+    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
 ) -> list[str]:
     """Masks whose label 0 was made the ignored label in conversion.
 
     Datasets with ``reduce_zero_label`` do that on loading. Done twice, each class is
     scored as the one before it, and hardly any label is out of range.
-
-    Args:
-        dataset: Whose masks they are.
-        extremes: The smallest and the largest value of each mask.
-        ignored: Whether the official masks hold the ignored label.
-
-    Returns:
-        list[str]: A sentence on each.
     """
-    if not ignored:
+    if ignored is False:
         return [
-            f'The mask {path} holds the ignored label {largest}, which official ones '
-            'do not: label 0 was made that in conversion'
-            for path, (_, largest) in extremes.items()
-            if largest == dataset.ignore_index
+            f'The mask {path} holds the ignored label {dataset.ignore_index}, which '
+            'official ones do not: label 0 was made that in conversion'
+            for path, found in labels.items()
+            if dataset.ignore_index in found
         ]
     first = dataset.metainfo['classes'][0]
     if dataset.reduce_zero_label or first == 'background':
-        lost = [path for path, (smallest, _) in extremes.items() if smallest > 0]
-        if len(lost) > len(extremes) / 2:  # there is background in nearly every image
+        lost = [path for path, found in labels.items() if 0 not in found]
+        if len(lost) > len(labels) / 2:  # there is background in nearly every image
             return [
                 f'The mask {path} has no background, label 0, like most: it was made '
                 'the ignored label in conversion'
                 for path in lost
             ]
     return []
+
+
+def _of_another_conversion(
+    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
+) -> list[str]:
+    """Many masks that together lack labels which are common in this benchmark."""
+    if len(labels) < _MANY:
+        return []
+    found = set.union(*labels.values())
+    num_classes = len(dataset.metainfo['classes'])
+    lacking = []
+    if max(found - {dataset.ignore_index}, default=0) < num_classes / 2:
+        lacking.append(f'any label of the upper half of the {num_classes} classes')
+    if ignored and dataset.ignore_index not in found:
+        lacking.append(f'the ignored label {dataset.ignore_index}')
+    return [
+        f'None of the {len(labels)} masks read holds {what}: they are of another '
+        'conversion'
+        for what in lacking
+    ]

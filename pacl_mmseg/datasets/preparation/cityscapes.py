@@ -44,7 +44,7 @@ def convert_cityscapes(
     for path in polygons:
         name = path.name.replace('_polygons.json', '_labelTrainIds.png')
         jobs.append(Job(layout.masks / path.parent.name / name, path))
-    require('cityscapesscripts')  # by MMSeg's converter
+    require('cityscapesscripts.preparation.json2labelImg')  # by MMSeg's converter
     return write_images(_labels, jobs, **options)
 
 

@@ -42,6 +42,11 @@ def prepare_benchmark(
             puts them.
         **options: ``nproc`` and ``overwrite``, as for
             :func:`~pacl_mmseg.datasets.preparation.writing.write_images`.
+
+    Raises:
+        ValueError: There is no such benchmark, or nothing to convert.
     """
     layout = Layout.of(dataset_config(benchmark))
+    if benchmark not in CONVERTERS:
+        raise ValueError(f'{benchmark} is loaded as downloaded: nothing to convert.')
     return CONVERTERS[benchmark](layout, source and Path(source), **options)

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from mmseg.datasets import BaseSegDataset
 
+from pacl_mmseg.datasets.preparation.official import OFFICIAL
 from pacl_mmseg.paths import CONFIGS
+from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.registry import DATASETS
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,33 @@ def dataset_config(benchmark: str) -> ConfigDict:
     """The dataset that testing on a benchmark loads.
 
     Args:
-        benchmark: Name of a file in ``configs/_base_/datasets``.
+        benchmark: One of :data:`OFFICIAL`.
+
+    Raises:
+        ValueError: There is no such benchmark.
     """
+    if benchmark not in OFFICIAL:
+        raise ValueError(
+            f'There is no benchmark {benchmark!r}; there are: {", ".join(OFFICIAL)}.'
+            f'{did_you_mean(benchmark, OFFICIAL)}'
+        )
     path = CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py'
     return Config.fromfile(path).test_dataloader.dataset
+
+
+def open_dataset(config: ConfigDict) -> BaseSegDataset:
+    """Build a dataset whose files need not be there.
+
+    ``load_data_list`` says which they are.
+
+    Args:
+        config: The dataset's.
+    """
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return DATASETS.build(dict(config, lazy_init=True))
+
+
+def has_content(path: str | Path) -> bool:
+    """Whether a file is there and not empty, as interrupted downloads leave it."""
+    path = Path(path)
+    return path.is_file() and path.stat().st_size > 0

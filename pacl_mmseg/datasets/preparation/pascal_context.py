@@ -13,7 +13,8 @@ from pacl_mmseg.datasets.large_vocabulary import IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.sources import (
     decode_segmentation,
-    read_json,
+    read_annotation,
+    read_names,
     require,
 )
 from pacl_mmseg.datasets.preparation.writing import (
@@ -36,6 +37,7 @@ CATEGORIES = (
 
 _NUM_CATEGORIES = 459
 _ANNOTATION = 'trainval_merged.json'
+_SEGMENT = ('image_id', 'category_id', 'segmentation')
 
 
 def convert_context(
@@ -56,7 +58,7 @@ def convert_context(
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: pycocotools is not installed.
-        ValueError: The file is damaged.
+        ValueError: The file is damaged, or another.
     """
     require('pycocotools')
     content = _read_annotation(source or layout.root / _ANNOTATION)
@@ -85,8 +87,9 @@ def convert_context459(
     """16-bit masks of all 459 classes, 0 to 458, from the official label maps.
 
     Label maps count from 1; their 0, not annotated, becomes the ignored label. The
-    validation images are those of the 59 classes, so this needs the list that
-    :func:`convert_context` writes, or ``trainval_merged.json`` in the root.
+    validation images are those of the 59 classes, so this needs
+    ``trainval_merged.json`` in the root, or the list that :func:`convert_context` makes
+    of it.
 
     Args:
         layout: Where the benchmark lies.
@@ -97,6 +100,7 @@ def convert_context459(
     Raises:
         FileNotFoundError: There are no label maps, or nothing says which images are
             the validation split.
+        ValueError: What should say that does not.
     """
     folder = source or layout.root / 'trainval'
     if not folder.is_dir():
@@ -104,29 +108,33 @@ def convert_context459(
             f'There is no folder {folder}: unpack trainval.tar.gz of Pascal Context '
             f'in {layout.root}, or name the folder by --source.'
         )
-    if not layout.split.is_file():
-        images = _read_annotation(layout.root / _ANNOTATION)['images']
+    annotation = layout.root / _ANNOTATION
+    if annotation.is_file() or not layout.split.exists():  # a wrong list is mended
+        images = _read_annotation(annotation)['images']
         names = [Path(x['file_name']).stem for x in images if x['phase'] == 'val']
         write_lines(sorted(names), layout.split)
-    names = layout.split.read_text().split()
+    names = read_names(layout.split)
     jobs = [Job(layout.masks / f'{x}.tif', folder / f'{x}.mat') for x in names]
     return write_images(_context459_labels, jobs, **options)
 
 
 def _read_annotation(path: Path) -> dict[str, list[dict]]:
     """Images and segments of the annotation, its other parts left out."""
-    return read_json(path, keep=_without_other_tasks)
+    shape = dict(
+        images=('image_id', 'file_name', 'height', 'width', 'phase'),
+        annos_segmentation=_SEGMENT,
+    )
+    return read_annotation(path, shape, keep=_without_other_tasks)
 
 
 def _without_other_tasks(entry: dict) -> dict | None:
     """Keep what class masks need; most of the file is on parts and boundaries."""
     if 'annos_segmentation' in entry:  # the file as a whole
-        return {key: entry[key] for key in ('images', 'annos_segmentation')}
+        return {key: entry.get(key) for key in ('images', 'annos_segmentation')}
     if 'phase' in entry:  # an image
         return entry
-    if 'category_id' in entry and 'segmentation' in entry:
-        keys = ('image_id', 'category_id', 'segmentation')
-        return {key: entry[key] for key in keys}
+    if entry.keys() >= set(_SEGMENT):
+        return {key: entry[key] for key in _SEGMENT}
     return entry if 'counts' in entry else None  # run lengths
 
 
@@ -145,7 +153,8 @@ def _context_labels(source: tuple[int, int, list[dict]]) -> np.ndarray:
 
 def _context459_labels(path: Path) -> np.ndarray:
     """Labels 0 to 458, and 65535: ``(H, W)``, uint16."""
-    label_map = loadmat(path)['LabelMap'].astype(np.int64)
+    with path.open('rb') as file:
+        label_map = loadmat(file)['LabelMap'].astype(np.int64)
     if label_map.min() < 0 or label_map.max() > _NUM_CATEGORIES:
         raise ValueError(f'labels must be 0 to {_NUM_CATEGORIES}')
     return np.where(label_map == 0, IGNORE_INDEX, label_map - 1).astype(np.uint16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -48,28 +48,59 @@ def require(name: str) -> ModuleType:
         ) from error
 
 
-def read_json(path: Path, keep: Callable[[dict], Any] | None = None) -> Any:
-    """Read a JSON file.
+def read_annotation(
+    path: Path,
+    shape: Mapping[str, Sequence[str]],
+    keep: Callable[[dict], Any] | None = None,
+) -> dict[str, list[dict]]:
+    """Read an annotation file: JSON with lists of entries.
 
     Args:
         path: The file.
+        shape: The lists it must have, and the keys of each one's entries.
         keep: Called with each object as soon as it is read; its result replaces the
-            object, so that a large file need not be in memory as a whole.
+            object. What it leaves out of a large file takes no memory, once the text,
+            which is read at once, is gone.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is not JSON, or not all of it.
+        ValueError: It is not JSON, or not all of it, or is of another kind.
     """
     if not path.is_file():
         raise FileNotFoundError(f'There is no {path}; docs/datasets.md has the link.')
     try:
         with path.open() as file:
-            return json.load(file, object_hook=keep)
+            content = json.load(file, object_hook=keep)
     except ValueError as error:
         raise ValueError(
             f'{path} is damaged or half-downloaded ({error}): download it again; '
             'docs/datasets.md has the link.'
         ) from error
+    for name, keys in shape.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(
+            isinstance(entry, dict) and entry.keys() >= set(keys) for entry in entries
+        ):
+            raise ValueError(
+                f'{path} is another kind of annotation: it has no {name!r} that each '
+                f'have {", ".join(keys)}; docs/datasets.md has the link.'
+            )
+    return content
+
+
+def read_names(path: Path) -> list[str]:
+    """Read a list of images, one name per line.
+
+    Raises:
+        ValueError: It is no such list, or empty.
+    """
+    try:
+        names = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not a list of images ({error})') from error
+    if not names:
+        raise ValueError(f'{path} lists no images')
+    return names
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine.utils import track_parallel_progress, track_progress
+from mmengine.utils import track_iter_progress, track_progress
 from PIL import Image
+
+from pacl_mmseg.datasets.preparation.layout import has_content
 
 
 class Job(NamedTuple):
@@ -29,17 +33,21 @@ class Summary:
         written: Files written now.
         kept: Files that were there already.
         broken: For each input that could not be read, its target and the reason.
+        skipped: Annotated images that are not among the benchmark's.
     """
 
     written: int
     kept: int
     broken: tuple[str, ...]
+    skipped: int = 0
 
     def __str__(self) -> str:
         counts = (
             f'{self.written} files written, {self.kept} were there already, '
             f'{len(self.broken)} have broken sources'
         )
+        if self.skipped:
+            counts += f', {self.skipped} skipped, since there is no such image'
         return '\n'.join([counts, *(f'  {line}' for line in self.broken)])
 
 
@@ -61,15 +69,19 @@ def write_images(
         jobs: What to write.
         nproc: Number of processes.
         overwrite: Also write what is there already.
+
+    Raises:
+        ImportError: ``draw`` needs a package that is not installed.
+        RuntimeError: One of the processes was killed.
     """
-    pending = [job for job in jobs if overwrite or not job.target.is_file()]
+    pending = [job for job in jobs if overwrite or not has_content(job.target)]
     for folder in {job.target.parent for job in pending}:
         folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write, draw)
     if not pending:
         reasons = []
     elif nproc > 1:
-        reasons = track_parallel_progress(write, pending, nproc)
+        reasons = _in_processes(write, pending, nproc)
     else:
         reasons = track_progress(write, pending)
     broken = tuple(reason for reason in reasons if reason)
@@ -81,17 +93,39 @@ def write_images(
 
 
 def write_lines(lines: Sequence[str], target: Path) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ValueError: There is a folder of that name.
+    """
+    if target.is_dir():
+        raise ValueError(f'{target} is a folder, but should be a file: move it away.')
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(target)
     unfinished.write_text(''.join(f'{line}\n' for line in lines))
     os.replace(unfinished, target)
 
 
+def _in_processes(
+    write: Callable[[Job], str | None], jobs: Sequence[Job], nproc: int
+) -> list[str | None]:
+    """Do the jobs in that many processes, with a progress bar."""
+    try:
+        with ProcessPoolExecutor(nproc) as pool:
+            return list(track_iter_progress((pool.map(write, jobs), len(jobs))))
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            'A worker was killed, probably because memory ran out: what was written is '
+            'kept; run this again with a smaller --nproc.'
+        ) from error
+
+
 def _write(draw: Callable[[Any], np.ndarray], job: Job) -> str | None:
     """Do a job; returns the reason if its source is broken."""
     try:
         image = Image.fromarray(draw(job.source))
+    except ImportError:  # not the source's fault, and the same for all
+        raise
     except (Exception, SystemExit) as error:  # readers raise, or exit, as they please
         return f'{job.target.name}: {type(error).__name__}: {error}'
     unfinished = _unfinished(job.target)
