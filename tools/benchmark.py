@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cli
+from filelock import FileLock, Timeout
 from mmengine.logging import MMLogger
 
 from pacl_mmseg.apis import BENCHMARKS, METHODS, PROTOCOLS, compose
 from pacl_mmseg.apis.benchmark_grid import LAUNCHERS, Cell, Launcher, run_cells
 from pacl_mmseg.apis.benchmark_table import markdown, table_row, write_tables
+from pacl_mmseg.apis.benchmarks import SMALL_WORLD
 from pacl_mmseg.apis.protocols import check_name
 
 
@@ -33,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='[METHOD=]FILE',
-        help='checkpoint of the trained methods, or of one each',
+        help='checkpoint of the trained method, or of each of several',
     )
     parser.add_argument(
         '--gpus', type=int, default=1, help='processes that share each benchmark'
@@ -43,12 +45,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     cli.add_evaluation_arguments(parser)
     cli.add_common_arguments(parser, launchers=LAUNCHERS)
-    parser.set_defaults(protocol='sclip', work_dir='work_dirs/benchmark', launcher=None)
+    parser.set_defaults(work_dir='work_dirs/benchmark', launcher=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.gpus < 1:
+        raise ValueError(f'--gpus must be at least 1, not {args.gpus}.')
     if args.launcher is None:
         args.launcher = 'pytorch' if args.gpus > 1 else 'none'
     if args.launcher == 'none' and args.gpus > 1:
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cells = grid(args)
     if args.dry_run:
         print(plan(cells))
+        if any(cell.missing(fetch=False) for cell in cells if cell.record() is None):
+            sys.exit(1)
         return
     todo = [cell for cell in cells if cell.record() is None]
     missing = {s: None for cell in todo for s in cell.missing(fetch=True)}
@@ -64,9 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f'Nothing was started. {" ".join(missing)}')
     work_dir = Path(args.work_dir)
     launcher = Launcher(args.launcher, args.gpus, Path(__file__).with_name('test.py'))
-    failures = run_cells(
-        cells, launcher, lambda failures: write_tables(work_dir, rows(cells, failures))
-    )
+    work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work_dir / '.lock', timeout=0):
+            failures = run_cells(
+                cells,
+                launcher,
+                lambda failures: write_tables(work_dir, rows(cells, failures)),
+            )
+    except Timeout:
+        raise ValueError(f'Another benchmark is running in {work_dir}.') from None
     print(f'\n{markdown(rows(cells, failures))}')
     print(f'{work_dir} has results.md, results.csv, results.json and chart.png.')
     if failures:
@@ -79,28 +92,48 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         check_name('method', method, METHODS)
     for benchmark in args.benchmarks:
         check_name('benchmark', benchmark, BENCHMARKS)
-    check_name('protocol', args.protocol, PROTOCOLS)
-    checkpoints = {}
-    for item in args.checkpoint:
-        method, given, file = item.partition('=')
-        if given and '/' not in method:
-            check_name('method', method, METHODS)
-            checkpoints[method] = file
-        else:
-            trained = [name for name in METHODS if METHODS[name].trained]
-            checkpoints |= dict.fromkeys(trained, item)
+    protocol = args.protocol or 'sclip'
+    check_name('protocol', protocol, PROTOCOLS)
+    if args.protocol and SMALL_WORLD in args.benchmarks:
+        raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
+    checkpoints = checkpoints_of(args)
     with quiet():
         return [
             Cell(
                 method,
                 benchmark,
-                compose(method, benchmark, args.protocol, args.cfg_options),
+                compose(method, benchmark, protocol, args.cfg_options),
                 checkpoints.get(method),
-                Path(args.work_dir) / benchmark / method,
+                Path(args.work_dir),
             )
             for benchmark in dict.fromkeys(args.benchmarks)
             for method in dict.fromkeys(args.methods)
         ]
+
+
+def checkpoints_of(args: argparse.Namespace) -> dict[str, str]:
+    """The checkpoint of each trained method that is asked for."""
+    trained = [name for name in dict.fromkeys(args.methods) if METHODS[name].trained]
+    checkpoints: dict[str, str] = {}
+    for item in args.checkpoint:
+        method, given, file = item.partition('=')
+        if not given or '/' in method:  # a path, without a method
+            if len(trained) != 1:
+                raise ValueError(
+                    f'--checkpoint {item} does not say of which method it is: give '
+                    'METHOD=FILE.'
+                )
+            method, file = trained[0], item
+        check_name('method', method, METHODS)
+        if method not in trained or method in checkpoints:
+            what = (
+                'is given twice'
+                if method in trained
+                else 'is not evaluated, or not trained'
+            )
+            raise ValueError(f'--checkpoint {item}: {method} {what}.')
+        checkpoints[method] = file
+    return checkpoints
 
 
 @contextlib.contextmanager

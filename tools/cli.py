@@ -8,14 +8,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
 from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_config
 from pacl_mmseg.apis.missing import missing_data
 
 # What bad input raises, as opposed to a mistake in the program.
-# MMSeg asserts that files can be read, and names them.
-EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError, AssertionError)
+# MMSeg asserts that files can be read, and names them; MMEngine says of which type an
+# option (TypeError) or the type itself (KeyError) is unknown.
+EXPECTED_ERRORS = (
+    *(ValueError, OSError, RuntimeError, ImportError),
+    *(AssertionError, TypeError, KeyError),
+)
 
 
 def add_common_arguments(
@@ -118,3 +123,5 @@ def run(main: Callable[[], object]) -> None:
             message = message.strip().splitlines()[-1].partition(': ')[2]
         sentence = ' '.join(message.split())
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')
+    if dist.is_initialized():  # else gloo's threads may abort the process as it ends
+        dist.destroy_process_group()

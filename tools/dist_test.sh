@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# On one machine:  tools/dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS of tools/test.py]
+# On one machine:  tools/dist_test.sh CONFIG [CHECKPOINT] GPUS [ARGUMENTS of test.py]
 # On several: also set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 set -euo pipefail
-CONFIG=$1 CHECKPOINT=$2 GPUS=$3
-shift 3
+TEST=("$1")
+shift
+if [[ ! $1 =~ ^[0-9]+$ ]]; then # methods without training have no checkpoint
+    TEST+=("$1")
+    shift
+fi
+GPUS=$1
+shift
 
 python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
@@ -11,4 +17,4 @@ python -m torch.distributed.run \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
     --nproc_per_node="$GPUS" \
-    "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "$@"
+    "$(dirname "$0")/test.py" "${TEST[@]}" --launcher pytorch "$@"

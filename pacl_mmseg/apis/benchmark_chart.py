@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,9 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 ha='center',
                 fontsize=7,
             )
-    legend = bars | diamonds
+    legend = bars | dict(sorted(diamonds.items()))
+    protocols = dict.fromkeys(row['protocol'] for row in rows)
+    figure.supxlabel(f'protocol: {", ".join(protocols)}', fontsize=8)
     if legend:
         figure.legend(
             legend.values(),
@@ -75,7 +78,7 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             frameon=False,
             fontsize=8,
         )
-    temporary = path.with_name(f'.{path.name}')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     figure.savefig(temporary, format='png', dpi=150)
     pyplot.close(figure)
     temporary.replace(path)
@@ -84,7 +87,7 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _style(axes: Axes, title: str, bars: int) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xticks([])
-    axes.set_xlim(-0.7, bars - 0.3)
+    axes.set_xlim(-0.7, max(bars, 3) - 0.3)
     axes.margins(y=0.12)
     axes.spines[['top', 'right']].set_visible(False)
 

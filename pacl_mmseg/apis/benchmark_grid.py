@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -39,14 +40,14 @@ class Cell:
         method, benchmark: Their names.
         config: What is run.
         checkpoint: Of a trained method, else None.
-        folder: Where its ``config.py``, ``log.txt`` and ``result.json`` are.
+        work_dir: Of the whole run.
     """
 
     method: str
     benchmark: str
     config: Config
     checkpoint: str | None
-    folder: Path
+    work_dir: Path
 
     def __str__(self) -> str:
         return f'{self.benchmark} {self.method}'
@@ -60,14 +61,24 @@ class Cell:
         )
         return [sentence for sentence in found if sentence]
 
+    @property
+    def folder(self) -> Path:
+        """Where its ``config.py``, ``log.txt`` and ``result.json`` are.
+
+        Another protocol, option or checkpoint has another folder, so that no result is
+        lost to the next.
+        """
+        key = hashlib.sha256(repr(self._identity).encode()).hexdigest()[:8]
+        return self.work_dir / self.benchmark / self.method / key
+
     def record(self) -> dict[str, Any] | None:
         """Its result, if there is one of this very config and checkpoint."""
         try:
             record = json.loads((self.folder / 'result.json').read_text())
-        except FileNotFoundError:
-            return None
-        checkpoint = record.get('checkpoint') or {}
-        made_by = record.get('config_sha256'), checkpoint.get('sha256')
+            checkpoint = record['checkpoint'] or {}
+            made_by = record['config_sha256'], checkpoint.get('sha256')
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # none, half a one, or of another version
         return record if made_by == self._identity else None
 
     @functools.cached_property
@@ -91,7 +102,6 @@ class Cell:
             None, or why it failed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / 'result.json').unlink(missing_ok=True)
         config, log = self.folder / 'config.py', self.folder / 'log.txt'
         self.config.dump(config)
         weights = [] if self.checkpoint is None else [self.checkpoint]
@@ -251,5 +261,6 @@ def _reason(log: Path, status: int) -> str:
     said = [line for line in lines if line.startswith('Error: ')]
     raised = [line for line in lines if re.match(r'[\w.]+Error: +\S', line)]
     what = (said or raised or lines or ['it wrote nothing'])[-1]
-    killed = f'killed by signal {-status}: ' if status < 0 else ''
-    return f'{killed}{what.removeprefix("Error: ")} (see {log})'
+    if status < 0 and not said + raised:
+        what = f'killed by signal {-status}, perhaps for want of memory'
+    return f'{what.removeprefix("Error: ")} (see {log})'

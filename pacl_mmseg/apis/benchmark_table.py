@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pacl_mmseg.apis.benchmark_chart import draw_chart
-from pacl_mmseg.apis.protocols import format_protocol
+from pacl_mmseg.apis.benchmarks import compose
+from pacl_mmseg.apis.protocols import format_protocol, read_method
 from pacl_mmseg.apis.results import write_json, write_text
 from pacl_mmseg.datasets.preparation import OFFICIAL
 
@@ -22,7 +24,7 @@ COLUMNS = {
     'mIoU': ('mIoU', '.2f'),
     'present_classes_mIoU': ('mIoU, present classes', '.2f'),
     'patch_accuracy': ('patch accuracy', '.2f'),
-    'published_mIoU': ('published mIoU', 'g'),
+    'published_mIoU': ('published mIoU', '.4g'),
     'difference': ('difference', '+.2f'),
     'images_per_s': ('images/s', '.2f'),
     'peak_memory_mb': ('peak memory, MB', 'd'),
@@ -106,11 +108,17 @@ def table_row(
     complete = official is None or images == official.images
     if not complete:
         row['notes']['mIoU'] = f'on {images} images; the split has {official.images}'
+    is_known = record['method'] == json.loads(
+        json.dumps(read_method(compose(method, benchmark)))
+    )
+    if not is_known:
+        row['notes']['method'] = f'with options that are not those of {method}'
     figure = find_published(method, benchmark, protocol)
     if figure is not None:
         row['published_mIoU'] = figure.mIoU
         row['notes']['published_mIoU'] = _published_note(figure, protocol)
-        if complete and figure.comparable(protocol) and row['mIoU'] is not None:
+        comparable = complete and is_known and figure.comparable(protocol)
+        if comparable and row['mIoU'] is not None:
             row['difference'] = round(row['mIoU'] - figure.mIoU, 2)
     return row
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import open_clip
 from huggingface_hub import try_to_load_from_cache
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from pacl_mmseg.apis.benchmarks import METHODS
+from pacl_mmseg.datasets.preparation.layout import has_content, open_dataset
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.registry import DATASETS
 
@@ -51,15 +51,14 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
                 'has all benchmarks).'
             )
     if segmentation:
-        with DefaultScope.overwrite_default_scope('mmseg'):
-            records = DATASETS.build(dict(dataset, lazy_init=True)).load_data_list()
+        records = open_dataset(dataset).load_data_list()
         files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
         if not records:
             return (
                 f'The {dataset["type"]} in {root} lists no images: '
                 'tools/check_data.py says what to do.'
             )
-        lacking = [f for f in files if not os.path.isfile(f) or not os.path.getsize(f)]
+        lacking = [file for file in files if not has_content(file)]
         if lacking:
             return (
                 f'{len(lacking)} of {len(files)} images and masks in {root} are not '

@@ -269,12 +269,24 @@ def read_settings(cfg: Config) -> dict[str, Any]:
     for name in ('window', 'window_stride'):
         sides = settings[name] if settings['mode'] == 'slide' else None
         settings[name] = _one_or_all(sides or ())
-    scales = [step['scale'] for step in _resizes(cfg.get('test_dataloader'))]
-    settings['short_side'] = _one_or_all(
-        scale if isinstance(scale, int) else min(scale) for scale in scales
-    )
+    resizes = _resizes(cfg.get('test_dataloader'))
+    settings['short_side'] = _one_or_all(map(_short_side, resizes))
     settings['tta'] = _segmentor(cfg) is not cfg.model
     return settings
+
+
+def read_method(cfg: Config) -> dict[str, Any]:
+    """What makes a config's model a method: how tokens are had, and what is on top.
+
+    Returns:
+        ``dense_attention`` and ``output`` of the backbone, and ``neck`` as configured.
+    """
+    backbone, neck = _options(_segmentor(cfg), 'backbone'), _segmentor(cfg).get('neck')
+    return dict(
+        dense_attention=_plain(backbone.get('dense_attention')),
+        output=backbone.get('output'),
+        neck=neck and _plain(neck),
+    )
 
 
 def read_protocol(cfg: Config) -> dict[str, Any]:
@@ -413,6 +425,14 @@ def _resizes(node: Any) -> Iterator[dict]:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:
         yield from _resizes(child)
+
+
+def _short_side(resize: Mapping) -> Any:
+    """The short side that a step resizes to, or its scale if that is something else."""
+    scale = _plain(resize['scale'])
+    if not resize.get('keep_ratio') or isinstance(scale, int):
+        return scale
+    return min(scale) if max(scale) == LONG_SIDE else scale
 
 
 def _weights(backbone: Mapping) -> str:

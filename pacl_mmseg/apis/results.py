@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import numbers
 import os
 import platform
 import re
@@ -21,19 +23,24 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from pacl_mmseg.apis.protocols import read_protocol
+from pacl_mmseg.apis.protocols import read_method, read_protocol
 from pacl_mmseg.models.frozen import FrozenModule
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'open_clip', 'pacl_mmseg')
 # What of a config decides the numbers that testing it gives.
 MEASURED = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+IRRELEVANT = (
+    *('data_root', 'batch_size', 'num_workers', 'persistent_workers', 'pin_memory'),
+    'window_batch',
+)
 
 
 def describe_test(cfg: Config, checkpoint: str | None = None) -> dict[str, Any]:
     """What a config is about to measure, to be taken before its runner is built.
 
     Returns:
-        ``protocol`` (:func:`read_protocol`), ``config_sha256`` over what decides the
+        ``method`` (:func:`read_method`), ``protocol`` (:func:`read_protocol`),
+        ``config_sha256`` over what decides the
         numbers, and ``checkpoint``, None or its ``file`` and ``sha256``.
 
     Raises:
@@ -45,6 +52,7 @@ def describe_test(cfg: Config, checkpoint: str | None = None) -> dict[str, Any]:
         digest = None if remote else file_sha256(checkpoint)
         weights = dict(file=checkpoint, sha256=digest)
     return dict(
+        method=read_method(cfg),
         protocol=read_protocol(cfg),
         config_sha256=config_sha256(cfg),
         checkpoint=weights,
@@ -71,7 +79,9 @@ def evaluation_record(
     return dict(
         description,
         metrics={
-            name: None if math.isnan(value) else round(float(value), 4)
+            name: round(float(value), 4)
+            if isinstance(value, numbers.Real) and math.isfinite(value)
+            else None
             for name, value in metrics.items()
         },
         images=len(runner.test_dataloader.dataset),
@@ -88,15 +98,35 @@ def evaluation_record(
 
 
 def config_sha256(cfg: Config) -> str:
-    """SHA-256 of what in a config decides the numbers that testing it gives."""
+    """SHA-256 of what in a config decides the numbers that testing it gives.
+
+    Files count by their content, not by their place: the encoder's weights and the
+    names of classes. Where the data lies and what only makes it faster do not count.
+    """
     whole = cfg.to_dict()
-    measured = {key: whole.get(key) for key in MEASURED}
+    measured = {key: _content(whole.get(key)) for key in MEASURED}
+    measured['names'] = read_protocol(cfg)['names_sha256']
     text = json.dumps(measured, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _content(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: file_sha256(os.path.expanduser(value))
+            if key == 'pretrained' and os.path.isfile(os.path.expanduser(value or ''))
+            else _content(value)
+            for key, value in node.items()
+            if key not in IRRELEVANT
+        }
+    if isinstance(node, (list, tuple)):
+        return [_content(value) for value in node]
+    return node
+
+
+@functools.lru_cache
 def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a file, read once per process.
 
     Raises:
         FileNotFoundError: There is none.

@@ -174,6 +174,13 @@ class ContrastivePretrainRunner(Runner):
                 f'or has them in another shape (the first is {missing[0]}): it belongs '
                 'to another config.'
             )
+        parts, known = dict(model.named_children()), model.state_dict().keys()
+        unknown = [k for k in weights if k.split('.')[0] in parts and k not in known]
+        if unknown and (self._resume or not self._training):
+            raise RuntimeError(
+                f'{filename} has {len(unknown)} parameters that this model lacks (the '
+                f'first is {unknown[0]}): it belongs to another config.'
+            )
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
         self._has_loaded = True
         self._loaded = checkpoint

@@ -113,7 +113,7 @@ def describe(model: str | Mapping, pretrained: str | None, init_seed: int) -> st
     """One short phrase that names an encoder, for logs and error messages."""
     name = model if isinstance(model, str) else 'inline architecture'
     weights = f'random weights, seed {init_seed}' if pretrained is None else pretrained
-    return f'{name} ({weights})'
+    return f'{name} ({os.path.normpath(weights)})'
 
 
 def _check_tag(model: str | Mapping, pretrained: str) -> None:

@@ -19,15 +19,18 @@ from pacl_mmseg.apis.benchmark_table import (
     table_row,
     write_tables,
 )
+from pacl_mmseg.apis.protocols import read_method
 
 
 def record(
     method: str, mIoU: float, images: int = 1449, options: dict | None = None
 ) -> dict:
     """What tools/test.py would write of VOC21."""
+    config = compose(method, 'voc21', options=options)
     return dict(
         metrics={'mIoU': mIoU, 'present_classes/mIoU': mIoU + 9},
-        protocol=read_protocol(compose(method, 'voc21', options=options)),
+        method=json.loads(json.dumps(read_method(config))),
+        protocol=read_protocol(config),
         images=images,
         images_per_s=3.25,
         peak_memory_mb=2048,
@@ -97,6 +100,10 @@ def test_no_difference_where_something_else_was_measured():
     row = table_row('sclip', 'voc21', record('sclip', 59.0, options=weights), None)
     assert (row['published_mIoU'], row['difference']) == (59.63, None)
     assert 'with ViT-B-16-quickgelu (openai)' in row['notes']['published_mIoU']
+    other = {'model.backbone.dense_attention': 'clearclip'}
+    row = table_row('sclip', 'voc21', record('sclip', 59.0, options=other), None)
+    assert row['difference'] is None and row['published_mIoU'] is not None
+    assert row['notes']['method'] == 'with options that are not those of sclip'
     row = table_row('sclip', 'voc21', record('sclip', 59.0, images=19), None)
     assert row['difference'] is None
     assert row['notes']['mIoU'] == 'on 19 images; the split has 1449'

@@ -27,6 +27,8 @@ def config(tiny_model, tmp_path) -> Config:
     tiny_model.decode_head.pop('vocabulary')
     tiny_model.decode_head.update(dataset_name='small_world')
     tiny_model.neck.dropout = 0.5  # so that the random state matters
+    tiny_model.type = 'ZeroShotSegmentor'
+    tiny_model.test_cfg.present_classes = True
     config.model = tiny_model
     config.work_dir = str(tmp_path / 'run')
     config.train_cfg.update(max_iters=6, val_interval=4)

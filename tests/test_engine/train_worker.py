@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
@@ -28,3 +29,5 @@ class Kill(Hook):
 if args.kill_after is not None:
     runner.register_hook(Kill())
 runner.train()
+if dist.is_initialized():
+    dist.destroy_process_group()

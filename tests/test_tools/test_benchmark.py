@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,19 +40,27 @@ def arguments(work_dir: Path, *methods: str) -> list[str]:
     ]
 
 
+def results_of(work_dir: Path, method: str) -> list[Path]:
+    return sorted((work_dir / 'small_world' / method).glob('*/result.json'))
+
+
+def dry_run(benchmark, *options: str) -> None:
+    """Its exit status says whether something is missing."""
+    with contextlib.suppress(SystemExit):
+        benchmark([*options, '--dry-run'])
+
+
 def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
-    first, second = (
-        tmp_path / 'small_world' / name / 'result.json' for name in ('clip', 'maskclip')
-    )
     command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
     started = subprocess.Popen(
         [*command, *arguments(tmp_path, 'clip', 'maskclip')], cwd=ROOT
     )
-    while not first.exists() and started.poll() is None:
+    while not results_of(tmp_path, 'clip') and started.poll() is None:
         time.sleep(0.05)
     started.terminate()
     assert started.wait() != 0
-    assert first.exists() and not second.exists()
+    assert not results_of(tmp_path, 'maskclip')
+    (first,) = results_of(tmp_path, 'clip')
     kept = first.stat().st_mtime_ns
 
     junk = tmp_path / 'junk.pth'
@@ -71,6 +80,7 @@ def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
     assert 'no checkpoint' in pacl['failure'] and pacl['record'] is None
     assert maskclip['mIoU'] > clip['mIoU'] > 0
     assert maskclip['present_classes_mIoU'] > maskclip['mIoU']
+    (second,) = results_of(tmp_path, 'maskclip')
     record = json.loads(second.read_text())
     assert record == maskclip['record']
     assert record['images'] == 12 and record['images_per_s'] > 0
@@ -82,21 +92,24 @@ def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
     assert 'pacl' in (tmp_path / 'results.md').read_text()
     assert (tmp_path / 'chart.png').stat().st_size > 1000
 
-    # Other settings are another measurement.
+    # Other settings are another measurement; speed and places are not.
     options = arguments(tmp_path, 'clip')
-    benchmark([*options, '--dry-run'])
-    benchmark([*options, 'model.decode_head.templates=photo', '--dry-run'])
+    dry_run(benchmark, *options, 'test_dataloader.batch_size=2')
+    dry_run(benchmark, *options, 'model.decode_head.templates=photo')
+    first.write_text(first.read_text()[:100])  # as a full disk leaves it
+    dry_run(benchmark, *options)
     assert capsys.readouterr().out.splitlines() == [
         'small_world clip: finished',
+        'small_world clip: would run',
         'small_world clip: would run',
     ]
 
 
 def test_dry_run_says_what_is_missing(benchmark, tmp_path, capsys):
-    benchmark(
-        ['--methods', 'clip', 'pacl', '--benchmarks', 'small_world', 'voc20']
-        + ['--work-dir', str(tmp_path / 'run'), '--data-root', str(tmp_path)]
-        + ['--dry-run']
+    dry_run(
+        benchmark,
+        *('--methods', 'clip', 'pacl', '--benchmarks', 'small_world', 'voc20'),
+        *('--work-dir', str(tmp_path / 'run'), '--data-root', str(tmp_path)),
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
@@ -118,8 +131,8 @@ def test_half_a_download_is_found(benchmark, tmp_path, capsys):
     (voc / 'ImageSets/Segmentation/val.txt').write_text('a\nb\n')
     (voc / 'JPEGImages' / 'a.jpg').write_bytes(b'x')
     (voc / 'SegmentationClass' / 'a.png').write_bytes(b'')
-    options = ['--methods', 'clip', '--benchmarks', 'voc20', '--dry-run']
-    benchmark([*options, '--data-root', str(tmp_path)])
+    options = ['--methods', 'clip', '--benchmarks', 'voc20']
+    dry_run(benchmark, *options, '--data-root', str(tmp_path))
     out = capsys.readouterr().out
     assert f'3 of 4 images and masks in {voc} are not there or empty' in out
     assert 'a.png' in out
@@ -144,7 +157,11 @@ def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
         (['--benchmarks', 'ade20'], "no benchmark 'ade20'.*Did you mean 'ade20k'"),
         (['--protocol', 'dinoser'], "no protocol 'dinoser'.*Did you mean 'dinoiser'"),
         (['--checkpoint', 'palc=x.pth'], "no method 'palc'.*Did you mean 'pacl'"),
+        (['--checkpoint', 'clip=x.pth'], 'clip is not evaluated, or not trained'),
+        (['--checkpoint', 'x.pth'], 'does not say of which method'),
+        (['--benchmarks', 'small_world', '--protocol', 'naclip'], 'its own protocol'),
         (['--gpus', '2', '--launcher', 'none'], 'needs --launcher pytorch or slurm'),
+        (['--gpus', '0'], '--gpus must be at least 1'),
     ],
 )
 def test_mistyped_arguments(benchmark, changed, message):
