@@ -78,28 +78,24 @@ class ScoreMaps:
         flip = meta.get('flip_direction') if meta.get('flip') else None
         if flip not in (None, 'horizontal', 'vertical'):
             raise ValueError(f'A {flip} flip cannot be undone: use the other two.')
-        height, width = image.shape[-2:]
-        self.rows = stitching_matrix(
-            scores.shape[-2],
-            windows.rows,
-            windows.size[0],
-            height,
-            size[0],
-            padding=(top, bottom),
-            flip=flip == 'vertical',
-            align_corners=align_corners,
-            device=scores.device,
+        axes = zip(
+            scores.shape[-2:],
+            (windows.rows, windows.columns),
+            windows.size,
+            image.shape[-2:],
+            size,
+            ((top, bottom), (left, right)),
+            ('vertical', 'horizontal'),
+            strict=True,
         )
-        self.columns = stitching_matrix(
-            scores.shape[-1],
-            windows.columns,
-            windows.size[1],
-            width,
-            size[1],
-            padding=(left, right),
-            flip=flip == 'horizontal',
-            align_corners=align_corners,
-            device=scores.device,
+        self.rows, self.columns = (
+            stitching_matrix(
+                *axis,
+                flip=flip == direction,
+                align_corners=align_corners,
+                device=scores.device,
+            )
+            for *axis, direction in axes
         )
         grid = scores.unflatten(0, (len(windows.rows), len(windows.columns)))
         self.scores = (
@@ -108,7 +104,7 @@ class ScoreMaps:
         self.log = decoding.average == 'probabilities'
         self.refined: Tensor | None = None
         if decoding.pamr is not None:
-            # The image, resized like the scores: pixels are tokens of one window.
+            height, width = image.shape[-2:]
             image = image[:, top : height - bottom, left : width - right]
             if flip:
                 image = image.flip(-1 if flip == 'horizontal' else -2)
