@@ -94,7 +94,8 @@ def config_from(args: argparse.Namespace) -> Config:
         apply_protocol(cfg, args.protocol, cfg.benchmark)
     apply_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
-    default = Path('work_dirs') / Path(args.config).stem
+    parts = [Path(args.config).stem, getattr(args, 'protocol', None)]
+    default = Path('work_dirs') / '_'.join(filter(None, parts))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(default)
     return cfg
 
