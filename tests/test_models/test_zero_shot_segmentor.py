@@ -146,7 +146,7 @@ def test_blocks_of_any_size_give_one_result(build, monkeypatch):
     options['background'] = dict(rule='names')
     results = []
     for block in (1, 5000, 2**23):
-        monkeypatch.setattr(score_maps, 'BLOCK', block)
+        monkeypatch.setattr(score_maps, 'BLOCK_CPU', block)
         (sample,) = samples()
         sample.gt_sem_seg = PixelData(data=torch.full((1, 71, 90), 3))
         results += build(**options).predict(images(), [sample.clone()])

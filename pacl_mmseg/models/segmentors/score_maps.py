@@ -13,7 +13,9 @@ from pacl_mmseg.models.segmentors.decoding import Decoding
 from pacl_mmseg.ops import pamr
 from pacl_mmseg.ops.stitching import stitch, stitching_matrix, window_starts
 
-BLOCK = 2**23  # scores of names x pixels held at once: 32 MiB in float32
+# Scores of names x pixels held at once: what a CPU's caches hold, and for other devices
+# 64 MiB in float32, so that there are few blocks.
+BLOCK_CPU, BLOCK = 2**20, 2**24
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class ScoreMaps:
             self.refined = pamr(image, maps[None], **decoding.pamr)[0].permute(1, 2, 0)
 
     def __iter__(self) -> Iterator[Tensor]:
-        step = max(BLOCK // (len(self.columns) * self.scores.shape[-1]), 1)
+        block = BLOCK_CPU if self.scores.device.type == 'cpu' else BLOCK
+        step = max(block // (len(self.columns) * self.scores.shape[-1]), 1)
         if self.refined is None:
             blocks = (
                 stitch(self.scores, rows, self.columns)
