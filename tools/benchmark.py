@@ -21,7 +21,7 @@ from pacl_mmseg.apis import BENCHMARKS, METHODS, PROTOCOLS, compose
 from pacl_mmseg.apis.benchmark_grid import LAUNCHERS, Cell, Launcher, run_cells
 from pacl_mmseg.apis.benchmark_table import markdown, table_row, write_tables
 from pacl_mmseg.apis.benchmarks import SMALL_WORLD
-from pacl_mmseg.apis.protocols import check_name
+from pacl_mmseg.prompts.nearest import check_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

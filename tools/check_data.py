@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import cli
 from mmengine.logging import MMLogger
 
-from pacl_mmseg.apis.protocols import check_name
 from pacl_mmseg.datasets.preparation import OFFICIAL, check_benchmark
+from pacl_mmseg.prompts.nearest import check_name
 
 
 def parse(
@@ -22,13 +22,8 @@ def parse(
     Raises:
         ValueError: There is no such benchmark.
     """
-    parser.add_argument(
-        '--data-root',
-        help='folder that has the benchmarks (or set PACL_DATA_ROOT; default: data)',
-    )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error came from'
-    )
+    cli.add_data_root_argument(parser)
+    cli.add_traceback_argument(parser)
     args = parser.parse_args(argv)
     cli.set_data_root(args)
     # A config says each time that it read PACL_DATA_ROOT.

@@ -44,8 +44,22 @@ def add_common_arguments(
     )
     # torch.distributed.launch passes --local-rank to the script.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    add_traceback_argument(parser)
+
+
+def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
+    """What :func:`run` goes by."""
     parser.add_argument(
         '--traceback', action='store_true', help='show where an error came from'
+    )
+
+
+def add_data_root_argument(parser: argparse.ArgumentParser) -> None:
+    """What :func:`set_data_root` goes by."""
+    parser.add_argument(
+        '--data-root',
+        help='folder that has the benchmarks, as MMSeg lays them out '
+        '(or set PACL_DATA_ROOT; default: data)',
     )
 
 
@@ -56,11 +70,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'evaluate as published: {", ".join(PROTOCOLS)} (docs/protocols.md); '
         "by default the config's own settings, which are those of sclip",
     )
-    parser.add_argument(
-        '--data-root',
-        help='folder that has the benchmarks, as MMSeg lays them out '
-        '(or set PACL_DATA_ROOT; default: data)',
-    )
+    add_data_root_argument(parser)
 
 
 def set_data_root(args: argparse.Namespace) -> None:

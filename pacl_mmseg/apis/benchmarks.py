@@ -9,8 +9,9 @@ from typing import Any
 from mmengine.config import Config
 
 from pacl_mmseg.apis.config import apply_options, load_config
-from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol, check_name
+from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol
 from pacl_mmseg.paths import CONFIGS
+from pacl_mmseg.prompts.nearest import check_name
 
 
 @dataclass(frozen=True)

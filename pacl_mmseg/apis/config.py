@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -43,20 +43,25 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
         for key in options
         if key.startswith('encoder.')
     }
-    if changed:
-        _update(config._cfg_dict, changed)
+    shared = {key: changed[key] for key in changed.keys() & {'model', 'pretrained'}}
+    for name, part in typed(config._cfg_dict):
+        if name in ENCODERS:
+            part.update(changed)
+        elif name in PREPROCESSORS:
+            part.update(shared)
 
 
-def _update(node: Any, changed: dict[str, Any]) -> None:
+def typed(node: Any) -> Iterator[tuple[str, dict]]:
+    """Every dict in a config, outermost first, and its type without a scope."""
     if isinstance(node, dict):
-        kind = str(node.get('type')).split('.')[-1]  # with or without a scope
-        if kind in ENCODERS:
-            node.update(changed)
-        elif kind in PREPROCESSORS:
-            keys = changed.keys() & {'model', 'pretrained'}
-            node.update({key: changed[key] for key in keys})
+        yield kind_of(node), node
         children = node.values()
     else:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:
-        _update(child, changed)
+        yield from typed(child)
+
+
+def kind_of(part: Mapping | None) -> str:
+    """The type of a part of a config, without its scope; 'None' if it has none."""
+    return str((part or {}).get('type')).split('.')[-1]

@@ -17,10 +17,11 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pacl_mmseg.apis.config import kind_of, typed
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.prompts import Vocabulary, get_templates
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.prompts.nearest import check_name
 from pacl_mmseg.registry import MODELS
 
 REAL_BENCHMARKS = (
@@ -206,20 +207,6 @@ PROTOCOLS = dict(
 )
 
 
-def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """Complain about an unknown name.
-
-    Raises:
-        ValueError: It is not among ``known``; the message suggests the nearest.
-    """
-    known = list(known)
-    if name not in known:
-        raise ValueError(
-            f'There is no {kind} {name!r}; there are: {", ".join(known)}.'
-            f'{did_you_mean(name, known)}'
-        )
-
-
 def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
     """Write a protocol into a config, in place; what it says already is left alone.
 
@@ -241,11 +228,11 @@ def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
     for name, (part, key) in SETTINGS.items():
         if name not in changed:
             continue
-        kind = _kind(model if part == 'test_cfg' else model.get(part))
-        if kind != PARTS[part]:
+        found = kind_of(model if part == 'test_cfg' else model.get(part))
+        if found != PARTS[part]:
             raise ValueError(
                 f'The protocol {protocol!r} sets {key!r} of a {PARTS[part]}; this '
-                f'config has a {kind}.'
+                f'config has a {found}.'
             )
         value = copy.deepcopy(changed[name])
         square = name in ('window', 'window_stride') and value is not None
@@ -373,15 +360,11 @@ def _segmentor(cfg: Config) -> ConfigDict:
     return cfg.model.get('module', cfg.model)
 
 
-def _kind(part: Mapping | None) -> str:
-    return str((part or {}).get('type')).split('.')[-1]  # with or without a scope
-
-
 def _options(model: Mapping, part: str) -> dict[str, Any]:
     """What a part of the model is configured with, over the defaults of our types."""
     given = model.get(part)
     given = dict(given) if isinstance(given, Mapping) else {}  # or several heads
-    if _kind(model if part == 'test_cfg' else given) != PARTS[part]:
+    if kind_of(model if part == 'test_cfg' else given) != PARTS[part]:
         return given
     if part == 'test_cfg':
         Decoding.from_test_cfg(given)  # complains about what is no option
@@ -417,14 +400,9 @@ def _one_or_all(values: Iterable[Any]) -> Any:
 
 def _resizes(node: Any) -> Iterator[dict]:
     """Every resizing step in a pipeline, dataset or loader."""
-    if isinstance(node, dict):
-        if str(node.get('type')).split('.')[-1] == 'Resize' and node.get('scale'):
-            yield node
-        children = node.values()
-    else:
-        children = node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        yield from _resizes(child)
+    return (
+        part for name, part in typed(node) if name == 'Resize' and part.get('scale')
+    )
 
 
 def _short_side(resize: Mapping) -> Any:
@@ -437,7 +415,7 @@ def _short_side(resize: Mapping) -> Any:
 
 def _weights(backbone: Mapping) -> str:
     if 'model' not in backbone:
-        return _kind(backbone)
+        return kind_of(backbone)
     return describe(
         backbone['model'], backbone.get('pretrained'), backbone.get('init_seed', 0)
     )
@@ -446,7 +424,7 @@ def _weights(backbone: Mapping) -> str:
 def _text(model: Mapping) -> dict[str, Any]:
     """How many templates there are, and a hash of the names."""
     head = _options(model, 'decode_head')
-    if _kind(head) != PARTS['decode_head']:  # one that is trained with masks
+    if kind_of(head) != PARTS['decode_head']:  # one that is trained with masks
         return dict(template_count=None, names_sha256=None)
     names = (
         Vocabulary.from_list(head['vocabulary'])

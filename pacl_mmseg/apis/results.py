@@ -40,8 +40,8 @@ def describe_test(cfg: Config, checkpoint: str | None = None) -> dict[str, Any]:
 
     Returns:
         ``method`` (:func:`read_method`), ``protocol`` (:func:`read_protocol`),
-        ``config_sha256`` over what decides the
-        numbers, and ``checkpoint``, None or its ``file`` and ``sha256``.
+        ``config_sha256`` over what decides the numbers, and ``checkpoint``, None or its
+        ``file`` and ``sha256``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.

@@ -1,4 +1,4 @@
-"""Suggestions for mistyped names."""
+"""What is said of mistyped names."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,3 +8,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Ask whether the known name nearest to ``name`` was meant; '' if none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f' Did you mean {nearest[0]!r}?' if nearest else ''
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Complain about an unknown name.
+
+    Raises:
+        ValueError: It is not among ``known``; the message suggests the nearest.
+    """
+    known = list(known)
+    if name not in known:
+        raise ValueError(
+            f'There is no {kind} {name!r}; there are: {", ".join(known)}.'
+            f'{did_you_mean(name, known)}'
+        )

@@ -11,7 +11,7 @@ from mmseg.datasets import BaseSegDataset
 
 from pacl_mmseg.datasets.preparation.official import OFFICIAL
 from pacl_mmseg.paths import CONFIGS
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.prompts.nearest import check_name
 from pacl_mmseg.registry import DATASETS
 
 
@@ -52,11 +52,7 @@ def dataset_config(benchmark: str) -> ConfigDict:
     Raises:
         ValueError: There is no such benchmark.
     """
-    if benchmark not in OFFICIAL:
-        raise ValueError(
-            f'There is no benchmark {benchmark!r}; there are: {", ".join(OFFICIAL)}.'
-            f'{did_you_mean(benchmark, OFFICIAL)}'
-        )
+    check_name('benchmark', benchmark, OFFICIAL)
     path = CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py'
     return Config.fromfile(path).test_dataloader.dataset
 
