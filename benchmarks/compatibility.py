@@ -1,13 +1,25 @@
-"""Time and memory of the compatibility function: reference against efficient.
+"""Time and memory of the compatibility function, against the reference and the device.
 
-    python benchmarks/compatibility.py --device cpu --sizes 64 128 256
+    python benchmarks/compatibility.py --device cpu --sizes 64 256
+    python benchmarks/compatibility.py --device cuda --dtype bfloat16 \\
+        --matmul-dtype bfloat16 --implementations blockwise triton --sizes 4096
 
 Needs the package installed, or the repository in PYTHONPATH. Each size is the number
 of images and of texts; a measurement is one forward and backward with gradients for
 the patch tokens, none for the texts.
 
-Time: both functions take turns in one process, after one warm-up each; the median of
-``--repeat`` turns is printed.
+Time: the implementations take turns in one process, after one warm-up each; the medians
+of ``--repeat`` turns are printed, forward and backward apart. It is wall time; on the
+CPU with ``--threads 1`` the process' own, which other programs disturb less.
+
+Matrix rate: the floor of an implementation in blocks is the time that its matrix
+products take alone. It takes turns with them, as bmm of one block of the same shapes
+in the operands' precision, and is scaled to the count of multiply-adds that
+``multiply_adds`` of pacl_mmseg/ops/compatibility_blockwise.py states for forward and
+backward (backward multiplies anew what forward did not keep). ``of rate`` is that floor
+over the measured time: the share of the device's own matrix rate that is reached.
+Triton's forward multiplies more than the count: it pads T to a power of two and forms
+the pooled vectors where the blocks may use the Gram matrix.
 
 Extra memory: the peak during one forward and backward, less what was held before it
 (inputs among it), the result and the gradient of the patch tokens. On CUDA from the
@@ -17,11 +29,12 @@ size (VmRSS) just before, after a tiny warm-up that loads the libraries' buffers
 the peak have been reached earlier, while importing, the result is too large, never too
 small. (getrusage's ru_maxrss would not do: a child starts with its parent's.)
 
-Times on the CPU mean little while other programs use its cores: threads then wait for
-one another at each operator. ``--threads 1`` is less sensitive to that.
+Times on the CPU with several threads mean little while other programs use its cores:
+threads then wait for one another at each operator.
 """
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -33,8 +46,10 @@ from memory import process_bytes
 from torch import Tensor
 
 from pacl_mmseg.ops import compatibility, compatibility_reference
+from pacl_mmseg.ops.compatibility_blockwise import multiply_adds
 
-FUNCTIONS = {'reference': compatibility_reference, 'efficient': compatibility}
+IMPLEMENTATIONS = ('reference', 'blockwise', 'triton')
+PRODUCTS = 'products alone'
 
 
 def make_inputs(size: int, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -45,48 +60,122 @@ def make_inputs(size: int, options: argparse.Namespace) -> tuple[Tensor, Tensor]
     return tokens.requires_grad_(), torch.randn(size, options.dim, **kind)
 
 
-def step(
-    function: Callable[..., Tensor], tokens: Tensor, texts: Tensor, mode: str
-) -> Tensor:
-    """One forward and backward; returns phi, leaves the gradient in the tokens."""
+def function(name: str, options: argparse.Namespace) -> Callable[..., Tensor]:
+    """The implementation of this name, of tokens and texts."""
+
+    def run(tokens: Tensor, texts: Tensor) -> Tensor:
+        if name == 'reference':
+            return compatibility_reference(tokens, texts, mode=options.mode)
+        return compatibility(
+            tokens,
+            texts,
+            mode=options.mode,
+            implementation=name,
+            matmul_dtype=options.matmul_dtype,
+            compile=options.compile,
+        )
+
+    return run
+
+
+def timed(
+    options: argparse.Namespace,
+    action: Callable[..., object],
+    *arguments: object,
+    **keywords: object,
+) -> tuple[float, object]:
+    """Seconds of a call, until the device is done with it, and its result."""
+    alone = options.device == 'cpu' and options.threads == 1
+    clock = time.process_time if alone else time.perf_counter
+    if options.device == 'cuda':
+        torch.cuda.synchronize()
+    start = clock()
+    result = action(*arguments, **keywords)
+    if options.device == 'cuda':
+        torch.cuda.synchronize()
+    return clock() - start, result
+
+
+def time_step(
+    name: str, tokens: Tensor, texts: Tensor, options: argparse.Namespace
+) -> dict[str, float]:
+    """Seconds of one forward and of one backward."""
     tokens.grad = None
-    phi = function(tokens, texts, mode=mode)
-    phi.backward(torch.ones_like(phi))
-    return phi
+    forward, phi = timed(options, function(name, options), tokens, texts)
+    backward, _ = timed(options, phi.backward, torch.ones_like(phi))
+    return {'forward': forward, 'backward': backward}
+
+
+def time_products(size: int, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the matrix products alone, in forward and in backward.
+
+    Each product is timed on as many images as a block has and scaled to all.
+    """
+    wide = torch.promote_types(getattr(torch, options.dtype), torch.float32)
+    dtype = getattr(torch, options.matmul_dtype) if options.matmul_dtype else wide
+    kind = dict(device=options.device, dtype=dtype)
+    block = 2**20 if options.device == 'cpu' else 2**26
+    tokens, dim = options.tokens, options.dim
+    step = min(size, max(1, block // (tokens * max(size, dim))))
+    known: dict[tuple[int, ...], float] = {}
+    totals = {}
+    for direction, products in multiply_adds(size, size, tokens, dim).items():
+        totals[direction] = 0.0
+        for images, *shape in products:
+            m, k, n = shape
+            if (m, k, n) not in known:
+                left = torch.randn(step, m, k, **kind)
+                right = torch.randn(step, k, n, **kind)
+                out = torch.empty(step, m, n, **kind)
+                torch.bmm(left, right, out=out)
+                took, _ = timed(options, torch.bmm, left, right, out=out)
+                known[m, k, n] = took / step
+            totals[direction] += images * known[m, k, n]
+    return totals
 
 
 def measure_time(
-    functions: list[str], size: int, options: argparse.Namespace
-) -> dict[str, float]:
-    """Median seconds of a step of each function, taking turns."""
+    names: list[str], size: int, options: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Median seconds of forward and backward of each and of :data:`PRODUCTS`."""
     tokens, texts = make_inputs(size, options)
-    times = {name: [] for name in functions}
-    for turn in range(options.repeat + 1):
-        for name in functions:
-            start = time.perf_counter()
-            step(FUNCTIONS[name], tokens, texts, options.mode)
-            if tokens.is_cuda:
-                torch.cuda.synchronize()
-            if turn > 0:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    turns = {name: [] for name in [PRODUCTS, *names]}
+    for _ in range(options.repeat + 1):
+        turns[PRODUCTS].append(time_products(size, options))
+        for name in names:
+            turns[name].append(time_step(name, tokens, texts, options))
+    return {
+        name: {
+            direction: statistics.median(turn[direction] for turn in taken[1:])
+            for direction in ('forward', 'backward')
+        }
+        for name, taken in turns.items()
+    }
 
 
 def measure_memory(name: str, size: int, options: argparse.Namespace) -> int:
     """Peak extra bytes of one step in this process; see the module's description."""
+
+    def step(tokens: Tensor, texts: Tensor) -> Tensor:
+        phi = function(name, options)(tokens, texts)
+        phi.backward(torch.ones_like(phi))
+        return phi
+
     warm_up = argparse.Namespace(**{**vars(options), 'tokens': 4, 'dim': 8})
-    step(FUNCTIONS[name], *make_inputs(4, warm_up), options.mode)
+    step(*make_inputs(4, warm_up))
     tokens, texts = make_inputs(size, options)
     if tokens.is_cuda:
+        step(tokens, texts)  # compiles
+        tokens.grad = None
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        phi = step(FUNCTIONS[name], tokens, texts, options.mode)
+        phi = step(tokens, texts)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     else:
         before = process_bytes('VmRSS')
-        phi = step(FUNCTIONS[name], tokens, texts, options.mode)
+        phi = step(tokens, texts)
         peak = process_bytes('VmHWM')
     return peak - before - phi.nbytes - tokens.grad.nbytes
 
@@ -98,6 +187,10 @@ def measure_memory_apart(name: str, size: int, options: argparse.Namespace) -> i
     command = [sys.executable, __file__, '--memory-of', name, '--sizes', str(size)]
     for option in ('device', 'tokens', 'dim', 'mode', 'dtype', 'threads'):
         command += [f'--{option}', str(getattr(options, option))]
+    if options.matmul_dtype:
+        command += ['--matmul-dtype', options.matmul_dtype]
+    if options.compile is not None:
+        command += ['--compile' if options.compile else '--no-compile']
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     # Imports may print something before.
     return int(result.stdout.split()[-1])
@@ -132,6 +225,20 @@ def parse_arguments() -> argparse.Namespace:
         choices=('float32', 'float64', 'bfloat16', 'float16'),
         default='float32',
     )
+    parser.add_argument(
+        '--matmul-dtype', choices=('bfloat16', 'float16'), help='of the blocks'
+    )
+    parser.add_argument(
+        '--implementations',
+        choices=IMPLEMENTATIONS,
+        nargs='+',
+        default=['reference', 'blockwise'],
+    )
+    parser.add_argument(
+        '--compile',
+        action=argparse.BooleanOptionalAction,
+        help='fuse what is between the products; by default on CUDA',
+    )
     parser.add_argument('--repeat', type=int, default=5, help='timed turns')
     parser.add_argument(
         '--threads', type=int, default=torch.get_num_threads(), help='CPU threads'
@@ -143,7 +250,7 @@ def parse_arguments() -> argparse.Namespace:
         help='leave the reference out where it is estimated to need more',
     )
     # How the script runs itself for one memory measurement on the CPU.
-    parser.add_argument('--memory-of', choices=tuple(FUNCTIONS), help=argparse.SUPPRESS)
+    parser.add_argument('--memory-of', choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -156,31 +263,39 @@ def main() -> None:
         return
     print(
         f'{options.mode}, T={options.tokens}, D={options.dim}, {options.dtype}, '
+        f'matmul_dtype={options.matmul_dtype}, compile={options.compile}, '
         f'{options.device}, torch {torch.__version__}, '
         f'{options.threads} CPU threads, median of {options.repeat}'
     )
     print(
-        f'{"B = N":>6} {"reference":>21} {"efficient":>21} '
-        f'{"time ratio":>11} {"memory ratio":>13}'
+        f'{"B = N":>6} {"implementation":>15} {"forward":>10} {"of rate":>8} '
+        f'{"backward":>10} {"of rate":>8} {"extra memory":>13}'
     )
     for size in options.sizes:
-        names = list(FUNCTIONS)
-        if reference_bytes(size, options) > options.reference_limit_gb * 1e9:
+        names = list(options.implementations)
+        too_large = reference_bytes(size, options) > options.reference_limit_gb * 1e9
+        if 'reference' in names and too_large:
             names.remove('reference')
+            print(f'{size:>6} {"reference":>15} would not fit')
         times = measure_time(names, size, options)
-        memory = {name: measure_memory_apart(name, size, options) for name in names}
-        cells = [
-            f'{times[name]:8.3f} s {memory[name] / 1e6:8.1f} MB'
-            if name in names
-            else 'would not fit'
-            for name in FUNCTIONS
-        ]
-        line = f'{size:>6} {cells[0]:>21} {cells[1]:>21}'
-        if 'reference' in names:
-            time_ratio = times['efficient'] / times['reference']
-            memory_ratio = memory['efficient'] / memory['reference']
-            line += f' {time_ratio:>11.2f} {memory_ratio:>13.3f}'
-        print(line, flush=True)
+        floor = times[PRODUCTS]
+        for name, taken in times.items():
+            line = f'{size:>6} {name:>15}'
+            for direction in ('forward', 'backward'):
+                share = floor[direction] / taken[direction]
+                line += f' {taken[direction]:>8.4f} s {share:>8.0%}'
+            if name != PRODUCTS:
+                memory = measure_memory_apart(name, size, options)
+                line += f' {memory / 1e6:>10.1f} MB'
+            print(line, flush=True)
+        counts = multiply_adds(size, size, options.tokens, options.dim)
+        for direction, products in counts.items():
+            count = sum(map(math.prod, products))
+            rate = 2 * count / floor[direction] / 1e12
+            print(
+                f'{size:>6} {direction} has {count:.4g} multiply-adds: '
+                f'{rate:.4g} TFLOP/s alone'
+            )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 from pacl_mmseg.models.backbones import FrozenBackbone, PACLBackbone
 from pacl_mmseg.models.data_preprocessor import CLIPDataPreProcessor
-from pacl_mmseg.models.decode_heads import ZeroShotTextHead
+from pacl_mmseg.models.decode_heads import CompatibilityFunction, ZeroShotTextHead
 from pacl_mmseg.models.losses import InfoNCELoss
 from pacl_mmseg.models.necks import PatchEmbedder
 from pacl_mmseg.models.segmentors import ZeroShotSegmentor
@@ -8,6 +8,7 @@ from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
 
 __all__ = [
     'CLIPDataPreProcessor',
+    'CompatibilityFunction',
     'FrozenBackbone',
     'InfoNCELoss',
     'OpenCLIPTextEncoder',

@@ -1,6 +1,25 @@
 """Tensor operations of PACL that depend on nothing but PyTorch."""
 
-from .compatibility import MODES, compatibility, compatibility_reference
+from .compatibility import (
+    IMPLEMENTATIONS,
+    MODES,
+    compatibility,
+    compatibility_reference,
+    own_caption_compatibility,
+    own_caption_weights,
+    weight_entropy,
+)
+from .compiled import compiled
 from .pamr import pamr
 
-__all__ = ['MODES', 'compatibility', 'compatibility_reference', 'pamr']
+__all__ = [
+    'IMPLEMENTATIONS',
+    'MODES',
+    'compatibility',
+    'compatibility_reference',
+    'compiled',
+    'own_caption_compatibility',
+    'own_caption_weights',
+    'pamr',
+    'weight_entropy',
+]

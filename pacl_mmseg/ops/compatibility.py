@@ -1,7 +1,7 @@
 """The compatibility function of PACL between every image and every text.
 
-For image i with patch tokens P_ik (k = 1..T) and text j with embedding t_j, PACL
-(Mukhoti et al., CVPR 2023, arXiv 2212.04994, section 3) defines
+For image i with patch tokens P_ik (k = 1..T) and text j with embedding t_j of unit
+length, PACL (Mukhoti et al., CVPR 2023, arXiv 2212.04994, section 3) defines
 
     s_ijk = cos(P_ik, t_j)                      similarity of a patch and the text
     a_ij. = softmax_k(weight_scale * s_ij.)     weights over the patches
@@ -23,26 +23,35 @@ Modes (``MODES``), which differ in how the image is pooled:
 * ``cls``: the class token in place of pooled patches, as in CLIP.
 
 The last three pool without regard to the text and ignore ``weight_scale``.
+
+For ablations: ``renormalize=False`` leaves out the paper's last step, so that
+phi_ij = v_ij . t_j, which is no cosine, and :func:`own_caption_compatibility` pools
+each image for its own text alone, as public re-implementations do.
 """
 
-from collections.abc import Iterator
+import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .compatibility_blockwise import EPS, BlockwiseCompatibility, BlockwiseOptions
+from .compatibility_triton import triton_obstacle
 
 MODES = ('softmax', 'sigmoid', 'max', 'mean', 'cls')
+IMPLEMENTATIONS = ('blockwise', 'triton')
 
-_DEFAULT_WEIGHT_SCALE = {'softmax': 1.0, 'sigmoid': 10.0}
+DEFAULT_WEIGHT_SCALE = {'softmax': 1.0, 'sigmoid': 10.0}
 
-# Below this a norm counts as zero, as in torch.nn.functional.normalize.
-_EPS = 1e-12
+MATMUL_DTYPES = ('bfloat16', 'float16')
 
 # Elements of one (images x patches x texts) block; backward holds about five such
 # blocks. On a CPU they should stay near the cache, a GPU needs large ones to be busy.
 _DEFAULT_BLOCK_ELEMENTS_CPU = 2**20
 _DEFAULT_BLOCK_ELEMENTS_GPU = 2**26
+
+_LOGGER = logging.getLogger(__name__)
+_REPORTED: set[str] = set()
 
 
 def compatibility_reference(
@@ -50,8 +59,9 @@ def compatibility_reference(
     texts: Tensor,
     *,
     mode: str = 'softmax',
-    weight_scale: float | None = None,
+    weight_scale: float | Tensor | None = None,
     normalize_first: bool = False,
+    renormalize: bool = True,
     valid: Tensor | None = None,
     cls_tokens: Tensor | None = None,
 ) -> Tensor:
@@ -63,18 +73,22 @@ def compatibility_reference(
     Args:
         patch_tokens: (B, T, D) patch tokens in the space of the texts; they need not
             be of unit length.
-        texts: (N, D) text embeddings, of any length.
+        texts: (N, D) text embeddings, of any length; their direction is used.
         mode: One of ``MODES``, see the module's description.
         weight_scale: Factor on the cosine similarities before softmax or sigmoid
-            (an inverse temperature, no unit). None: 1 for softmax, 10 for sigmoid.
+            (an inverse temperature, no unit); a scalar tensor may require a gradient.
+            None: 1 for softmax, 10 for sigmoid.
         normalize_first: Bring tokens to unit length before they are pooled.
+        renormalize: Bring the pooled vector to unit length, as the paper does. False:
+            phi_ij = v_ij . t_j, which grows with the tokens' length and, in mode
+            ``sigmoid``, with their number.
         valid: (B, T) bool, True where a token is real. The content of other tokens
             does not matter and their gradient is zero. None: all are real.
         cls_tokens: (B, D) class tokens; needed, and used, by mode ``cls`` only.
 
     Returns:
-        (B, N) cosines in [-1, 1], float64 for float64 inputs and float32 for any
-        other.
+        (B, N) cosines in [-1, 1] (products without ``renormalize``), float64 for
+        float64 inputs and float32 for any other.
 
     Raises:
         ValueError: Unknown mode, shapes that do not fit, an image without a valid
@@ -82,18 +96,19 @@ def compatibility_reference(
     """
     _check(patch_tokens, texts, mode, valid, cls_tokens)
     with torch.autocast(patch_tokens.device.type, enabled=False):
-        if mode not in _DEFAULT_WEIGHT_SCALE:
-            return _text_independent(
-                patch_tokens, texts, mode, normalize_first, valid, cls_tokens
-            )
-        if weight_scale is None:
-            weight_scale = _DEFAULT_WEIGHT_SCALE[mode]
         dtype = _compute_dtype(patch_tokens, texts)
+        text_units = _unit(texts.to(dtype))
+        if mode not in DEFAULT_WEIGHT_SCALE:
+            pooled = _pool_alike(
+                patch_tokens, dtype, mode, normalize_first, valid, cls_tokens
+            )
+            return (_unit(pooled) if renormalize else pooled) @ text_units.T
+        if weight_scale is None:
+            weight_scale = DEFAULT_WEIGHT_SCALE[mode]
         tokens = patch_tokens.to(dtype)
         if valid is not None:
             tokens = tokens.masked_fill(~valid[:, :, None], 0)
-        text_units = F.normalize(texts.to(dtype), dim=-1, eps=_EPS)
-        token_units = F.normalize(tokens, dim=-1, eps=_EPS)
+        token_units = _unit(tokens)
 
         logits = weight_scale * torch.einsum('btd,nd->btn', token_units, text_units)
         if valid is not None:
@@ -101,8 +116,9 @@ def compatibility_reference(
         weights = logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
         values = token_units if normalize_first else tokens
         pooled = torch.einsum('btn,btd->bnd', weights, values)
-        pooled_units = F.normalize(pooled, dim=-1, eps=_EPS)
-        return torch.einsum('bnd,nd->bn', pooled_units, text_units)
+        if renormalize:
+            pooled = _unit(pooled)
+        return torch.einsum('bnd,nd->bn', pooled, text_units)
 
 
 def compatibility(
@@ -110,10 +126,14 @@ def compatibility(
     texts: Tensor,
     *,
     mode: str = 'softmax',
-    weight_scale: float | None = None,
+    weight_scale: float | Tensor | None = None,
     normalize_first: bool = False,
+    renormalize: bool = True,
     valid: Tensor | None = None,
     cls_tokens: Tensor | None = None,
+    matmul_dtype: str | None = None,
+    implementation: str = 'blockwise',
+    compile: bool | None = None,
     max_block_elements: int | None = None,
 ) -> Tensor:
     """Compatibility of every image with every text, in little memory.
@@ -131,47 +151,224 @@ def compatibility(
         mode: As there.
         weight_scale: As there.
         normalize_first: As there.
+        renormalize: As there.
         valid: As there, (B, T) bool.
         cls_tokens: As there, (B, D).
+        matmul_dtype: ``'bfloat16'`` or ``'float16'``: round the operands of the
+            matrix products of modes softmax and sigmoid to this precision; sums and
+            everything elementwise stay in float32. None, the default: no rounding
+            (float32 products on CUDA follow
+            :func:`torch.set_float32_matmul_precision`).
+        implementation: ``'blockwise'`` or, for the forward of modes softmax and
+            sigmoid, ``'triton'``: a kernel, where it can serve (CUDA, T up to 256,
+            not float64); otherwise blocks, with one warning. Backward is block-wise
+            in either case. The default is not the kernel because that has not been
+            measured on a GPU yet.
+        compile: Fuse what is between the matrix products of a block with
+            torch.compile; where that fails it is done without, with one warning.
+            None, the default: on CUDA only. Compiling takes a while, once per shape.
         max_block_elements: Upper limit for the elements of one images x patches x
             texts block (a block has at least one image and one text). None: 2**20 on
             the CPU, 2**26 elsewhere.
 
     Returns:
-        (B, N) cosines in [-1, 1], float64 for float64 inputs and float32 for any
-        other.
+        (B, N) cosines in [-1, 1] (products without ``renormalize``), float64 for
+        float64 inputs and float32 for any other.
 
     Raises:
-        ValueError: As :func:`compatibility_reference`, and for
-            ``max_block_elements`` below 1.
+        ValueError: As :func:`compatibility_reference`, for an unknown
+            ``matmul_dtype`` or ``implementation``, a ``matmul_dtype`` for float64
+            inputs, and for ``max_block_elements`` below 1.
     """
     _check(patch_tokens, texts, mode, valid, cls_tokens)
-    if max_block_elements is None:
-        on_cpu = patch_tokens.device.type == 'cpu'
-        max_block_elements = (
-            _DEFAULT_BLOCK_ELEMENTS_CPU if on_cpu else _DEFAULT_BLOCK_ELEMENTS_GPU
-        )
-    if max_block_elements < 1:
-        raise ValueError(
-            f'max_block_elements must be at least 1, not {max_block_elements}.'
-        )
+    check_options(matmul_dtype, implementation, max_block_elements)
+    on_cpu = patch_tokens.device.type == 'cpu'
     with torch.autocast(patch_tokens.device.type, enabled=False):
-        if mode not in _DEFAULT_WEIGHT_SCALE:
-            return _text_independent(
-                patch_tokens, texts, mode, normalize_first, valid, cls_tokens
-            )
-        if weight_scale is None:
-            weight_scale = _DEFAULT_WEIGHT_SCALE[mode]
         dtype = _compute_dtype(patch_tokens, texts)
-        text_units = F.normalize(texts.to(dtype), dim=-1, eps=_EPS)
-        return _BlockwiseCompatibility.apply(
+        text_units = _unit(texts.to(dtype))
+        if mode not in DEFAULT_WEIGHT_SCALE:
+            pooled = _pool_alike(
+                patch_tokens, dtype, mode, normalize_first, valid, cls_tokens
+            )
+            return (_unit(pooled) if renormalize else pooled) @ text_units.T
+        if matmul_dtype is not None and dtype != torch.float32:
+            raise ValueError(f'matmul_dtype {matmul_dtype!r} is not for {dtype}.')
+        if weight_scale is None:
+            weight_scale = DEFAULT_WEIGHT_SCALE[mode]
+        if not isinstance(weight_scale, Tensor):
+            weight_scale = text_units.new_full((), weight_scale)
+        if max_block_elements is None:
+            max_block_elements = (
+                _DEFAULT_BLOCK_ELEMENTS_CPU if on_cpu else _DEFAULT_BLOCK_ELEMENTS_GPU
+            )
+        operand_dtype = getattr(torch, matmul_dtype) if matmul_dtype else dtype
+        triton = implementation == 'triton' and _can_use_triton(
+            patch_tokens, dtype, operand_dtype
+        )
+        options = BlockwiseOptions(
+            mode=mode,
+            normalize_first=normalize_first,
+            renormalize=renormalize,
+            operand_dtype=operand_dtype,
+            max_block_elements=max_block_elements,
+            compile=not on_cpu if compile is None else compile,
+            triton=triton,
+        )
+        return BlockwiseCompatibility.apply(
             patch_tokens,
             text_units,
+            weight_scale.to(text_units),
             valid,
-            mode,
-            float(weight_scale),
-            normalize_first,
-            max_block_elements,
+            options,
+        )
+
+
+def own_caption_compatibility(
+    patch_tokens: Tensor,
+    own_texts: Tensor,
+    texts: Tensor,
+    *,
+    mode: str = 'softmax',
+    weight_scale: float | Tensor | None = None,
+    normalize_first: bool = False,
+    renormalize: bool = True,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Compatibility with images pooled for their own text alone; for ablations.
+
+    The shortcut of public re-implementations: ``v_i = sum_k a_iik P_ik`` is compared
+    with all texts, where PACL pools anew for each. It is not PACL's phi, except for
+    an image's own text, and leaks the answer: whatever the image shows, v_i is drawn
+    to t_i.
+
+    Args:
+        patch_tokens: As in :func:`compatibility_reference`, (B, T, D).
+        own_texts: (B, D) the text of each image.
+        texts: (N, D) texts to compare with.
+        mode: ``softmax`` or ``sigmoid``.
+        weight_scale, normalize_first, renormalize, valid: As in
+            :func:`compatibility_reference`.
+
+    Returns:
+        (B, N), of the type that :func:`compatibility_reference` returns.
+
+    Raises:
+        ValueError: Another mode, or shapes that do not fit.
+    """
+    _check(patch_tokens, texts, mode, valid, None)
+    with torch.autocast(patch_tokens.device.type, enabled=False):
+        dtype = _compute_dtype(patch_tokens, texts)
+        tokens = patch_tokens.to(dtype)
+        if valid is not None:
+            tokens = tokens.masked_fill(~valid[:, :, None], 0)
+        weights = own_caption_weights(
+            tokens, own_texts, mode=mode, weight_scale=weight_scale, valid=valid
+        )
+        values = _unit(tokens) if normalize_first else tokens
+        pooled = torch.einsum('bt,btd->bd', weights, values)
+        return (_unit(pooled) if renormalize else pooled) @ _unit(texts.to(dtype)).T
+
+
+def own_caption_weights(
+    patch_tokens: Tensor,
+    own_texts: Tensor,
+    *,
+    mode: str = 'softmax',
+    weight_scale: float | Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Weights a_iik over the patches of each image for its own text.
+
+    Args:
+        patch_tokens: (B, T, D) patch tokens.
+        own_texts: (B, D) the text of each image.
+        mode: ``softmax`` or ``sigmoid``.
+        weight_scale, valid: As in :func:`compatibility_reference`.
+
+    Returns:
+        (B, T) weights; 0 where a token is not valid.
+
+    Raises:
+        ValueError: Another mode, or shapes that do not fit.
+    """
+    _check(patch_tokens, own_texts, mode, valid, None)
+    if mode not in DEFAULT_WEIGHT_SCALE:
+        raise ValueError(f'Mode {mode!r} has no weights; softmax and sigmoid do.')
+    if len(own_texts) != len(patch_tokens):
+        raise ValueError(
+            f'{len(patch_tokens)} images need as many own texts, not {len(own_texts)}.'
+        )
+    if weight_scale is None:
+        weight_scale = DEFAULT_WEIGHT_SCALE[mode]
+    with torch.autocast(patch_tokens.device.type, enabled=False):
+        dtype = _compute_dtype(patch_tokens, own_texts)
+        tokens = _unit(patch_tokens.to(dtype))
+        similarities = torch.einsum('btd,bd->bt', tokens, _unit(own_texts.to(dtype)))
+        logits = weight_scale * similarities
+        if valid is not None:
+            logits = logits.masked_fill(~valid, float('-inf'))
+        return logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
+
+
+@torch.no_grad()
+def weight_entropy(
+    patch_tokens: Tensor,
+    own_texts: Tensor,
+    *,
+    mode: str = 'softmax',
+    weight_scale: float | Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Entropy of the weights over each image's patches for its own text.
+
+    Its exponential is the effective number of patches, from 1 where a single patch
+    has all the weight to T where all have the same. Weights that do not sum to one
+    (sigmoid) are divided by their sum. Reads the tokens once, a few images at a time.
+
+    Args:
+        patch_tokens, own_texts, mode, weight_scale, valid: As in
+            :func:`own_caption_weights`.
+
+    Returns:
+        (B,) entropies in nats, in [0, ln T]; without gradient. NaN for an image whose
+        tokens or text are not finite.
+
+    Raises:
+        ValueError: As :func:`own_caption_weights`.
+    """
+    images, tokens, dim = patch_tokens.shape
+    step = max(1, _DEFAULT_BLOCK_ELEMENTS_GPU // (tokens * dim))
+    entropies = []
+    for first in range(0, images, step):
+        part = slice(first, first + step)
+        weights = own_caption_weights(
+            patch_tokens[part],
+            own_texts[part],
+            mode=mode,
+            weight_scale=weight_scale,
+            valid=None if valid is None else valid[part],
+        )
+        shares = weights / weights.sum(dim=1, keepdim=True)
+        entropies.append(torch.special.entr(shares).sum(dim=1))
+    return torch.cat(entropies)
+
+
+def check_options(
+    matmul_dtype: str | None, implementation: str, max_block_elements: int | None
+) -> None:
+    """Raise ValueError for options that :func:`compatibility` does not know."""
+    if matmul_dtype is not None and matmul_dtype not in MATMUL_DTYPES:
+        raise ValueError(
+            f'matmul_dtype must be None or one of {MATMUL_DTYPES}, not '
+            f'{matmul_dtype!r}.'
+        )
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f'implementation must be one of {IMPLEMENTATIONS}, not {implementation!r}.'
+        )
+    if max_block_elements is not None and max_block_elements < 1:
+        raise ValueError(
+            f'max_block_elements must be at least 1, not {max_block_elements}.'
         )
 
 
@@ -182,7 +379,7 @@ def _check(
     valid: Tensor | None,
     cls_tokens: Tensor | None,
 ) -> None:
-    """Raise ValueError where the arguments of the two functions do not fit."""
+    """Raise ValueError where the arguments of the functions do not fit."""
     if mode not in MODES:
         raise ValueError(f'Unknown mode {mode!r}; the modes are {", ".join(MODES)}.')
     shape = tuple(patch_tokens.shape)
@@ -211,237 +408,50 @@ def _check(
             )
 
 
+def _can_use_triton(
+    patch_tokens: Tensor, dtype: torch.dtype, operand_dtype: torch.dtype
+) -> bool:
+    """Whether the kernel can serve; if not, a warning says why, once per reason."""
+    obstacle = triton_obstacle(patch_tokens, dtype, operand_dtype)
+    if obstacle is not None and obstacle not in _REPORTED:
+        _REPORTED.add(obstacle)
+        _LOGGER.warning(
+            "implementation='triton' is computed in blocks, as %s.", obstacle
+        )
+    return obstacle is None
+
+
 def _compute_dtype(patch_tokens: Tensor, texts: Tensor) -> torch.dtype:
     """Type to compute in: the wider of the two inputs' types, at least float32."""
     dtype = torch.promote_types(patch_tokens.dtype, texts.dtype)
     return torch.promote_types(dtype, torch.float32)
 
 
-def _text_independent(
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) of unit length; shorter ones than ``EPS`` stay shorter."""
+    return F.normalize(vectors, dim=-1, eps=EPS)
+
+
+def _pool_alike(
     patch_tokens: Tensor,
-    texts: Tensor,
+    dtype: torch.dtype,
     mode: str,
     normalize_first: bool,
     valid: Tensor | None,
     cls_tokens: Tensor | None,
 ) -> Tensor:
-    """Compatibility in modes max, mean and cls; arguments and result as above."""
-    dtype = _compute_dtype(patch_tokens, texts)
+    """Pooled images (B, D) of modes max, mean and cls, the same for all texts."""
     if mode == 'cls':
         pooled = cls_tokens.to(dtype)
-        if normalize_first:
-            pooled = F.normalize(pooled, dim=-1, eps=_EPS)
-    else:
-        tokens = patch_tokens
-        if valid is not None:
-            tokens = tokens.masked_fill(~valid[:, :, None], 0)
-        if normalize_first:
-            tokens = F.normalize(tokens.to(dtype), dim=-1, eps=_EPS)
-        if mode == 'max':
-            if valid is not None:
-                tokens = tokens.masked_fill(~valid[:, :, None], float('-inf'))
-            pooled = tokens.amax(dim=1).to(dtype)
-        else:
-            # The sum serves as well as the mean: only its direction is used.
-            pooled = tokens.sum(dim=1, dtype=dtype)
-    pooled_units = F.normalize(pooled, dim=-1, eps=_EPS)
-    return pooled_units @ F.normalize(texts.to(dtype), dim=-1, eps=_EPS).T
-
-
-class _BlockwiseCompatibility(torch.autograd.Function):
-    """Modes softmax and sigmoid in blocks of images and texts.
-
-    With unit texts t_n and, for one image, tokens P_k, norms rho_k = |P_k| and
-    weights a_kn, everything follows from (T x texts) matrices:
-
-        r_kn = P_k . t_n               s_kn = r_kn / rho_k
-        h_kn = P_k . v_n = (G a)_kn    with the Gram matrix G = P P^T, or v = a^T P
-        phi_n = num_n / den_n          num_n = sum_k a_kn r_kn
-                                       den_n^2 = |v_n|^2 = sum_k a_kn h_kn
-
-    and for the gradient g_n of phi_n
-
-        da_kn = g_n (r_kn / den_n - num_n h_kn / den_n^3)
-        ds_kn = weight_scale a_kn da_kn              (softmax)
-        ds_kn = weight_scale a_kn (1 - a_kn) da_kn   (sigmoid)
-        dr_kn = g_n a_kn / den_n + ds_kn / rho_k
-        dP_k  = sum_n dr_kn t_n - sum_n q_n a_kn v_n - (sum_n ds_kn s_kn) P_k / rho_k^2
-        q_n   = g_n num_n / den_n^3
-        dt_n  = sum_k dr_kn P_k
-
-    Softmax's backward has no term for the normalisation of the weights: phi does not
-    change when a is scaled, hence sum_k a_kn da_kn = 0.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        patch_tokens: Tensor,
-        text_units: Tensor,
-        valid: Tensor | None,
-        mode: str,
-        weight_scale: float,
-        normalize_first: bool,
-        max_block_elements: int,
-    ) -> Tensor:
-        """(B, T, D) tokens and (N, D) unit texts to (B, N) cosines."""
-        image_blocks, text_blocks = _blocks(
-            patch_tokens, text_units, max_block_elements
-        )
-        use_gram = _gram_is_cheaper(patch_tokens, text_units)
-        phi = text_units.new_empty(len(patch_tokens), len(text_units))
-        lengths = torch.empty_like(phi)
-        for images in image_blocks:
-            mask = None if valid is None else valid[images]
-            tokens, norms = _load(patch_tokens[images], mask, text_units.dtype)
-            if normalize_first:
-                tokens, norms = tokens / norms, None
-            gram = torch.bmm(tokens, tokens.mT) if use_gram else None
-            for columns in text_blocks:
-                r = tokens @ text_units[columns].T
-                a = _weights(r, norms, mask, mode, weight_scale)
-                if gram is None:
-                    length = torch.bmm(a.mT, tokens).norm(dim=2)
-                else:
-                    squared = torch.bmm(gram, a).mul_(a).sum(dim=1)
-                    length = squared.clamp_min_(_EPS**2).sqrt_()
-                length.clamp_min_(_EPS)
-                lengths[images, columns] = length
-                phi[images, columns] = a.mul_(r).sum(dim=1).div_(length)
-        ctx.save_for_backward(patch_tokens, text_units, valid, phi, lengths)
-        ctx.options = (mode, weight_scale, normalize_first)
-        ctx.blocks = (image_blocks, text_blocks)
-        return phi
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_phi: Tensor) -> tuple[Tensor | None, ...]:
-        """(B, N) gradient to those of the tokens (B, T, D) and the texts (N, D)."""
-        # On the CPU backward runs in the caller's thread, under its autocast.
-        with torch.autocast(grad_phi.device.type, enabled=False):
-            return (*_blockwise_backward(ctx, grad_phi), *[None] * 5)
-
-
-def _blockwise_backward(
-    ctx: FunctionCtx, grad_phi: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of :class:`_BlockwiseCompatibility`, whose names are used here."""
-    patch_tokens, text_units, valid, phi, lengths = ctx.saved_tensors
-    mode, weight_scale, normalize_first = ctx.options
-    image_blocks, text_blocks = ctx.blocks
-    tokens_need_grad, texts_need_grad = ctx.needs_input_grad[:2]
-    use_gram = _gram_is_cheaper(patch_tokens, text_units)
-    grad_patch_tokens = torch.empty_like(patch_tokens) if tokens_need_grad else None
-    grad_texts = torch.zeros_like(text_units) if texts_need_grad else None
-
-    for images in image_blocks:
-        mask = None if valid is None else valid[images]
-        tokens, token_norms = _load(patch_tokens[images], mask, text_units.dtype)
-        # Unit tokens need no division in s; their norm's gradient is along P_k, which
-        # the gradient of the normalisation, below, removes.
-        norms = token_norms
-        if normalize_first:
-            tokens, norms = tokens / token_norms, None
-        flat_tokens = tokens.flatten(0, 1)
-        gram = torch.bmm(tokens, tokens.mT) if use_gram else None
-        grad_tokens = torch.zeros_like(tokens)
-        grad_gram = None if gram is None else torch.zeros_like(gram)
-        for columns in text_blocks:
-            block_texts = text_units[columns]
-            r = tokens @ block_texts.T
-            a = _weights(r, norms, mask, mode, weight_scale)
-            length = lengths[images, None, columns]
-            g = grad_phi[images, None, columns] / length
-            q = g * phi[images, None, columns] / length
-
-            if gram is None:
-                v = torch.bmm(a.mT, tokens)
-                h = torch.bmm(tokens, v.mT)
-            else:
-                h = torch.bmm(gram, a)
-            ds = h.mul_(-q).addcmul_(r, g).mul_(a).mul_(weight_scale)
-            if mode == 'sigmoid':
-                ds.addcmul_(ds, a, value=-1)
-            if norms is not None:
-                ds.div_(norms)
-                along = r.mul_(ds).sum(dim=2, keepdim=True).div_(norms**2)
-                grad_tokens.addcmul_(along, tokens, value=-1)
-            dr = ds.addcmul_(a, g).flatten(0, 1)
-            if grad_texts is not None:
-                grad_texts[columns].addmm_(dr.T, flat_tokens)
-            if grad_patch_tokens is None:
-                continue
-            grad_tokens.view_as(flat_tokens).addmm_(dr, block_texts)
-            weighted = torch.mul(a, q, out=r)
-            if gram is None:
-                grad_tokens.baddbmm_(weighted, v, alpha=-1)
-            else:
-                grad_gram.baddbmm_(weighted, a.mT)
-        if grad_patch_tokens is None:
-            continue
-        if grad_gram is not None:
-            grad_tokens.baddbmm_(grad_gram, tokens, alpha=-1)
-        if normalize_first:
-            along = (grad_tokens * tokens).sum(dim=2, keepdim=True)
-            grad_tokens.addcmul_(along, tokens, value=-1).div_(token_norms)
-        grad_patch_tokens[images] = grad_tokens
-    return grad_patch_tokens, grad_texts
-
-
-def _load(
-    tokens: Tensor, valid: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """One block of tokens (b, T, D) in `dtype`, padding zeroed; norms (b, T, 1)."""
-    tokens = tokens.to(dtype)
+        return _unit(pooled) if normalize_first else pooled
+    tokens = patch_tokens
     if valid is not None:
         tokens = tokens.masked_fill(~valid[:, :, None], 0)
-    tokens = tokens.contiguous()
-    return tokens, tokens.norm(dim=2, keepdim=True).clamp_min_(_EPS)
-
-
-def _weights(
-    projections: Tensor,
-    norms: Tensor | None,
-    valid: Tensor | None,
-    mode: str,
-    weight_scale: float,
-) -> Tensor:
-    """Pooling weights (b, T, n) of projections (b, T, n) on tokens of these norms."""
-    scale = weight_scale if norms is None else weight_scale / norms
-    logits = projections * scale
-    if valid is not None:
-        logits.masked_fill_(~valid[:, :, None], float('-inf'))
-    if mode == 'sigmoid':
-        return logits.sigmoid_()
-    return torch.softmax(logits, dim=1)
-
-
-def _gram_is_cheaper(patch_tokens: Tensor, text_units: Tensor) -> bool:
-    """Whether forward and backward multiply less with G = P P^T than without it.
-
-    Per image, with G: 3 T N D + 3 T^2 D + 3 T^2 N multiplications; without: 7 T N D.
-    """
-    tokens, dim = patch_tokens.shape[1:]
-    texts = len(text_units)
-    return 3 * tokens * (dim + texts) < 4 * texts * dim
-
-
-def _blocks(
-    patch_tokens: Tensor, text_units: Tensor, max_elements: int
-) -> tuple[list[slice], list[slice]]:
-    """Slices of images and of texts such that T x images x texts <= max_elements.
-
-    The (images, T, D) copies of a block stay within it too, where it has more than
-    one image.
-    """
-    images, tokens, dim = patch_tokens.shape
-    texts = len(text_units)
-    text_step = min(texts, max(1, max_elements // tokens))
-    image_step = max(1, max_elements // (tokens * max(text_step, dim)))
-    return list(_slices(images, image_step)), list(_slices(texts, text_step))
-
-
-def _slices(total: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of `step` items (the last may be shorter) over `total`."""
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
+    if normalize_first:
+        tokens = _unit(tokens.to(dtype))
+    if mode == 'max':
+        if valid is not None:
+            tokens = tokens.masked_fill(~valid[:, :, None], float('-inf'))
+        return tokens.amax(dim=1).to(dtype)
+    total = tokens.sum(dim=1, dtype=dtype)
+    return total / (tokens.shape[1] if valid is None else valid.sum(1, keepdim=True))

@@ -103,6 +103,86 @@ def test_loss_is_info_nce_over_the_compatibility(encoder, options):
     torch.testing.assert_close(losses['acc_i2t'].float(), accuracy)
 
 
+def test_batches_of_captions_tokens_and_embeddings_agree(encoder):
+    head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'])
+    maps = [torch.randn(3, 24, 2, 5)]
+    captions = ['a cat', 'two dogs', 'a cat']
+    expected = head.loss(maps, captioned(*captions))
+    # Two images share a caption: neither is the other's negative.
+    assert (
+        expected['loss_infonce']
+        < head.loss(
+            maps,
+            dict(captions=['a', 'b', 'c'], text_embeddings=head.text_encoder(captions)),
+        )['loss_infonce']
+    )
+    tokens = head.text_encoder.tokenizer(captions)
+    embeddings = head.text_encoder(captions)
+    calls = {'text': 0, 'phi': 0, 'loss': 0}
+    for name, module in (
+        ('text', head.text_encoder),
+        ('phi', head.compatibility),
+        ('loss', head.loss_decode),
+    ):
+        module.register_forward_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1})
+        )
+    batches = [
+        dict(captions=captions),
+        dict(captions=captions, text_tokens=tokens),
+        dict(captions=captions, text_tokens=tokens, text_embeddings=embeddings),
+    ]
+    for batch in batches:
+        losses = head.loss(maps, batch)
+        assert losses.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(losses[key], value)
+    assert calls == {'text': 2, 'phi': 3, 'loss': 3}
+
+
+def test_loss_reports_how_patches_are_weighted(encoder):
+    def losses(maps, **options):
+        head = ZeroShotTextHead(
+            encoder, vocabulary=['cat', 'dog'], compatibility=options
+        )
+        return head.loss([maps], captioned('a cat', 'two dogs'))
+
+    maps = torch.randn(2, 24, 2, 5)
+    flat = losses(maps, weight_scale=0.0)
+    assert flat['weight_entropy'].item() == pytest.approx(math.log(10), rel=1e-5)
+    assert flat['effective_patches'].item() == pytest.approx(10, rel=1e-5)
+    assert [key for key in flat if 'loss' in key] == ['loss_infonce']
+    one = losses(maps, weight_scale=1e4)
+    assert one['effective_patches'].item() == pytest.approx(1, abs=0.1)
+    assert 'weight_scale' not in one
+    learnt = losses(maps, weight_scale=4.0, learnable=True)
+    assert learnt['weight_scale'].item() == pytest.approx(4)
+    assert not learnt['weight_scale'].requires_grad
+    assert 'weight_entropy' not in losses(maps, mode='mean')
+    maps[0, 0, 0, 0] = float('nan')
+    broken = losses(maps)
+    assert broken['weight_entropy'].isnan() and broken['loss_infonce'].isnan()
+
+
+def test_learnt_weight_scale_trains_and_is_in_the_checkpoint(encoder):
+    options = dict(weight_scale=5.0, learnable=True)
+    build = dict(encoder=encoder, vocabulary=['cat', 'dog'], compatibility=options)
+    head = ZeroShotTextHead(build.pop('encoder'), **build)
+    losses = head.loss([torch.randn(2, 24, 2, 5)], captioned('a cat', 'two dogs'))
+    losses['loss_infonce'].backward()
+    parameter = head.compatibility.log_weight_scale
+    assert parameter.grad.abs() > 0
+    with torch.no_grad():
+        parameter.fill_(math.log(7))
+    state = head.state_dict()
+    assert state['compatibility.log_weight_scale'].exp().item() == pytest.approx(7)
+    other = ZeroShotTextHead(encoder, **build)
+    other.load_state_dict(state)
+    assert other.compatibility.weight_scale.item() == pytest.approx(7)
+    fixed = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'])
+    assert not [key for key in fixed.state_dict() if 'compatibility' in key]
+
+
 def test_stock_slide_whole_and_tta_inference(tiny_model):
     inputs = torch.randn(1, 3, 48, 64)
     sample = SegDataSample(
@@ -173,3 +253,9 @@ def test_helpful_errors_in_use(encoder):
         head([torch.zeros(1, 32, 2, 2)])
     with pytest.raises(ValueError, match='trains on captions'):
         head.loss([torch.zeros(1, 24, 2, 2)], [SegDataSample()])
+    with pytest.raises(ValueError, match='trains on captions'):
+        head.loss([torch.zeros(1, 24, 2, 2)], dict(img_path=['a.jpg']))
+    trained = ZeroShotTextHead({**encoder, 'frozen': False}, vocabulary=['cat', 'dog'])
+    batch = dict(captions=['a cat'], text_embeddings=torch.zeros(1, 24))
+    with pytest.raises(ValueError, match='text encoder trains'):
+        trained.loss([torch.zeros(1, 24, 2, 2)], batch)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pacl_mmseg.ops import MODES, compatibility, compatibility_reference
+from pacl_mmseg.ops import (
+    MODES,
+    compatibility,
+    compatibility_reference,
+    own_caption_compatibility,
+    weight_entropy,
+)
+from pacl_mmseg.ops import compatibility_blockwise as blockwise
+from pacl_mmseg.ops.compiled import compiled
 
 BLOCKWISE = ('softmax', 'sigmoid')
 FUNCTIONS = (compatibility_reference, compatibility)
@@ -46,13 +55,18 @@ def make_inputs(
 def values_and_gradients(function, inputs: dict, **options) -> dict[str, Tensor]:
     """phi and its gradients for random weights of the (B, N) entries."""
     phi = function(**inputs, **options)
-    leaves = {k: v for k, v in inputs.items() if v is not None and v.requires_grad}
+    leaves = {k: v for k, v in {**inputs, **options}.items() if _is_leaf(v)}
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(phi.shape, generator=generator, dtype=torch.float64)
     gradients = torch.autograd.grad(
         phi, list(leaves.values()), weights.to(phi), allow_unused=True
     )
     return {'phi': phi.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def _is_leaf(value: object) -> bool:
+    """Whether a gradient is wanted for it."""
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def assert_same(left: dict, right: dict, tolerance: float) -> None:
@@ -81,15 +95,21 @@ def oracle_pair(
     mode: str,
     weight_scale: float | None,
     normalize_first: bool,
+    renormalize: bool,
 ) -> float:
     """phi of one image and one text in plain Python."""
     similarities = [cosine(token, text) for token in tokens]
     if normalize_first:
         tokens = [[x / math.hypot(*token) for x in token] for token in tokens]
+        cls_token = [x / math.hypot(*cls_token) for x in cls_token]
+
+    def compare(pooled: list[float]) -> float:
+        return cosine(pooled, text) * (1 if renormalize else math.hypot(*pooled))
+
     if mode == 'cls':
-        return cosine(cls_token, text)
+        return compare(cls_token)
     if mode == 'max':
-        return cosine([max(column) for column in zip(*tokens, strict=True)], text)
+        return compare([max(column) for column in zip(*tokens, strict=True)])
     if mode == 'mean':
         weights = [1 / len(tokens)] * len(tokens)
     elif mode == 'softmax':
@@ -103,19 +123,24 @@ def oracle_pair(
         sum(w * x for w, x in zip(weights, column, strict=True))
         for column in zip(*tokens, strict=True)
     ]
-    return cosine(pooled, text)
+    return compare(pooled)
 
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('normalize_first', [False, True])
 @pytest.mark.parametrize('weight_scale', [None, 3.0])
 @pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('renormalize', [True, False])
 def test_reference_equals_formula_pair_by_pair(
-    mode, normalize_first, weight_scale, masked
+    mode, normalize_first, weight_scale, masked, renormalize
 ):
     inputs = make_inputs(masked=masked)
     phi = compatibility_reference(
-        **inputs, mode=mode, normalize_first=normalize_first, weight_scale=weight_scale
+        **inputs,
+        mode=mode,
+        normalize_first=normalize_first,
+        weight_scale=weight_scale,
+        renormalize=renormalize,
     )
     for image, text in itertools.product(range(5), range(7)):
         tokens = inputs['patch_tokens'][image]
@@ -128,6 +153,7 @@ def test_reference_equals_formula_pair_by_pair(
             mode,
             weight_scale,
             normalize_first,
+            renormalize,
         )
         assert phi[image, text].item() == pytest.approx(expected, abs=1e-12)
 
@@ -154,6 +180,45 @@ def test_efficient_equals_reference(mode, normalize_first, masked, weight_scale)
                 compatibility, inputs, **options, max_block_elements=limit
             )
             assert_same(actual, expected, 1e-9)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_learnt_scale_and_no_renormalisation(
+    mode, normalize_first, masked, renormalize
+):
+    for shape in SHAPES:
+        inputs = make_inputs(*shape, masked=masked)
+        for scale in (0.0, 2.5):
+            options = dict(
+                mode=mode,
+                normalize_first=normalize_first,
+                renormalize=renormalize,
+                weight_scale=torch.tensor(scale, dtype=torch.float64).requires_grad_(),
+            )
+            expected = values_and_gradients(compatibility_reference, inputs, **options)
+            if mode in BLOCKWISE:
+                assert expected['weight_scale'].abs() > 1e-6
+            for limit in (2 * shape[1] + 1, None):
+                actual = values_and_gradients(
+                    compatibility, inputs, **options, max_block_elements=limit
+                )
+                assert_same(actual, expected, 1e-9)
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+def test_only_the_scale_learns(mode):
+    inputs = make_inputs()
+    for name in ('patch_tokens', 'texts', 'cls_tokens'):
+        inputs[name].requires_grad_(False)
+    scale = torch.tensor(3.0, requires_grad=True)  # float32, as a parameter is
+    options = dict(mode=mode, weight_scale=scale)
+    expected = values_and_gradients(compatibility_reference, inputs, **options)
+    actual = values_and_gradients(compatibility, inputs, **options)
+    assert actual['weight_scale'].dtype == torch.float32
+    assert_same(actual, expected, 1e-6)
 
 
 @pytest.mark.parametrize('mode', BLOCKWISE)
@@ -209,6 +274,62 @@ def test_low_precision(mode, dtype, tolerance):
         assert key == 'phi' or gradient is None or gradient.dtype == dtype
     assert_same(actual, expected, tolerance)
     assert (actual['phi'] - expected['phi']).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('renormalize', [True, False])
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize(
+    # A few roundings, to 8 and 11 bits.
+    ('matmul_dtype', 'tolerance'),
+    [('bfloat16', 1e-2), ('float16', 1.5e-3)],
+)
+def test_low_precision_products(
+    mode, renormalize, normalize_first, matmul_dtype, tolerance
+):
+    for shape in [(4, 33, 24, 40), (4, 33, 48, 5)]:  # without and with Gram matrix
+        inputs = make_inputs(*shape, dtype=torch.float32, masked=True)
+        wide = {
+            k: v.detach().double().requires_grad_() if k != 'valid' else v
+            for k, v in inputs.items()
+        }
+        options = dict(
+            mode=mode, renormalize=renormalize, normalize_first=normalize_first
+        )
+        scale = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+        expected = values_and_gradients(
+            compatibility_reference, wide, weight_scale=scale, **options
+        )
+        sizes = {k: v.abs().max() for k, v in expected.items() if v is not None}
+        # The scale's gradient sums terms of either sign; this is their usual sum.
+        ends = [
+            compatibility_reference(**wide, weight_scale=4.0 + step, **options)
+            for step in (1e-4, -1e-4)
+        ]
+        sizes['weight_scale'] = ((ends[0] - ends[1]) / 2e-4).norm()
+        actual = values_and_gradients(
+            compatibility,
+            inputs,
+            weight_scale=scale,
+            matmul_dtype=matmul_dtype,
+            max_block_elements=1000,
+            **options,
+        )
+        assert actual['phi'].dtype == torch.float32
+        assert actual['patch_tokens'].dtype == torch.float32
+        for key in ('phi', 'patch_tokens', 'texts', 'weight_scale'):
+            error = (actual[key] - expected[key]).abs().max() / sizes[key]
+            assert 0 < error < tolerance, (key, error)
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+def test_low_precision_products_keep_cosines_where_tokens_cancel(mode):
+    inputs = make_inputs(3, 8, 6, 40, dtype=torch.float32)
+    with torch.no_grad():
+        inputs['patch_tokens'][:, 4:] = -inputs['patch_tokens'][:, :4]
+    options = dict(mode=mode, weight_scale=0.0, matmul_dtype='bfloat16')
+    values = values_and_gradients(compatibility, inputs, **options)
+    assert values['phi'].abs().max() <= 1.0
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -320,9 +441,167 @@ def test_errors(function):
         function(**{**inputs, 'valid': valid})
 
 
-def test_block_limit_must_be_positive():
-    with pytest.raises(ValueError, match='max_block_elements'):
-        compatibility(**make_inputs(), max_block_elements=0)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(max_block_elements=0), 'max_block_elements must be at least 1'),
+        (dict(matmul_dtype='half'), 'bfloat16'),
+        (dict(matmul_dtype='bfloat16'), 'not for torch.float64'),
+        (dict(implementation='cuda'), 'triton'),
+    ],
+)
+def test_unknown_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        compatibility(**make_inputs(), **options)
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('normalize_first', [False, True])
+@pytest.mark.parametrize('renormalize', [True, False])
+@pytest.mark.parametrize('masked', [False, True])
+def test_own_caption_pooling(mode, normalize_first, renormalize, masked):
+    inputs = make_inputs(masked=masked)
+    tokens, texts, valid = inputs['patch_tokens'], inputs['texts'], inputs['valid']
+    options = dict(mode=mode, normalize_first=normalize_first, renormalize=renormalize)
+    phi = own_caption_compatibility(
+        tokens, texts[1:6], texts, valid=valid, weight_scale=4.0, **options
+    )
+    own = compatibility_reference(
+        tokens, texts, valid=valid, weight_scale=4.0, **options
+    )
+    rows = torch.arange(5)
+    torch.testing.assert_close(phi[rows, rows + 1], own[rows, rows + 1])
+    # The pooled image does not depend on the text it is compared with: each row is
+    # linear in the texts' directions, of which there are more than channels.
+    units = F.normalize(texts, dim=1)
+    solution = torch.linalg.lstsq(units, phi.T).solution
+    torch.testing.assert_close(units @ solution, phi.T)
+    assert (phi - own).abs().max() > 1e-3
+    phi.sum().backward()
+    assert tokens.grad.isfinite().all()
+
+
+def test_own_caption_pooling_leaks_the_answer():
+    """Images that have nothing to do with the texts are retrieved all the same."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(64, 49, 16, generator=generator)
+    texts = torch.randn(64, 16, generator=generator)
+    own = torch.arange(64)
+    leaky = own_caption_compatibility(tokens, texts, texts, weight_scale=10.0)
+    honest = compatibility(tokens, texts, weight_scale=10.0)
+    assert (leaky.argmax(dim=1) == own).float().mean() > 0.5
+    assert (honest.argmax(dim=1) == own).float().mean() < 0.1
+
+
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('masked', [False, True])
+def test_weight_entropy(mode, masked, monkeypatch):
+    module = sys.modules[compatibility.__module__]
+    monkeypatch.setattr(module, '_DEFAULT_BLOCK_ELEMENTS_GPU', 2 * 6 * 4)
+    inputs = make_inputs(masked=masked)
+    tokens, texts, valid = inputs['patch_tokens'], inputs['texts'][:5], inputs['valid']
+    entropy = weight_entropy(tokens, texts, mode=mode, weight_scale=3.0, valid=valid)
+    assert not entropy.requires_grad
+    for image in range(5):
+        kept = tokens[image] if valid is None else tokens[image][valid[image]]
+        scaled = [3 * cosine(k, texts[image].tolist()) for k in kept.tolist()]
+        if mode == 'softmax':
+            weights = [math.exp(x) for x in scaled]
+        else:
+            weights = [1 / (1 + math.exp(-x)) for x in scaled]
+        shares = [w / sum(weights) for w in weights]
+        expected = -sum(p * math.log(p) for p in shares)
+        assert entropy[image].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_weight_entropy_from_one_patch_to_all():
+    tokens, texts = make_inputs()['patch_tokens'], make_inputs()['texts'][:5]
+    one = weight_entropy(tokens, texts, weight_scale=1e5).exp()
+    all_of_them = weight_entropy(tokens, texts, weight_scale=0.0).exp()
+    torch.testing.assert_close(one, torch.ones_like(one))
+    torch.testing.assert_close(all_of_them, torch.full_like(one, 6.0))
+    with torch.no_grad():
+        tokens[2, 3, 1] = float('nan')
+    assert weight_entropy(tokens, texts).isnan().tolist() == [0, 0, 1, 0, 0]
+
+
+def test_own_caption_errors():
+    inputs = make_inputs()
+    tokens, texts = inputs['patch_tokens'], inputs['texts']
+    with pytest.raises(ValueError, match="'max' has no weights"):
+        weight_entropy(tokens, texts[:5], mode='max')
+    with pytest.raises(ValueError, match='5 images need as many own texts, not 7'):
+        own_caption_compatibility(tokens, texts, texts)
+
+
+@pytest.mark.parametrize(
+    ('mode', 'renormalize', 'shape'),
+    [
+        ('softmax', True, (5, 6, 9, 20)),
+        ('softmax', True, (5, 6, 9, 3)),
+        ('softmax', False, (2, 4, 3, 3)),
+        ('sigmoid', True, (2, 4, 3, 3)),
+    ],
+)
+def test_compiled_parts(mode, renormalize, shape, monkeypatch):
+    """What is compiled has no graph breaks and computes the same."""
+    for name, part in list(blockwise._COMPILED.items()):
+        fast = compiled(part.function, backend='aot_eager', fullgraph=True)
+        monkeypatch.setitem(blockwise._COMPILED, name, fast)
+    inputs = make_inputs(*shape, masked=True)
+    options = dict(mode=mode, renormalize=renormalize)
+    expected = values_and_gradients(compatibility, inputs, **options)
+    actual = values_and_gradients(
+        compatibility, inputs, **options, compile=True, max_block_elements=100
+    )
+    assert_same(actual, expected, 1e-12)
+    assert not any(part.failed for part in blockwise._COMPILED.values())
+    assert blockwise._COMPILED['weights']._compiled is not None
+
+
+def test_triton_falls_back_to_blocks(caplog, monkeypatch):
+    module = sys.modules[compatibility.__module__]
+    monkeypatch.setattr(module, '_REPORTED', set())
+    inputs = make_inputs()
+    for _ in range(2):
+        phi = compatibility(**inputs, implementation='triton')
+        assert torch.equal(phi, compatibility(**inputs))
+    assert caplog.text.count("implementation='triton' is computed in blocks") == 1
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts the multiplications of all matrix products."""
+
+    multiplications = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split('::')[1].split('.')[0].rstrip('_')
+        if name in ('mm', 'bmm', 'addmm', 'baddbmm'):
+            left, right = args[-2:]
+            self.multiplications += left.numel() * right.shape[-1]
+        assert name not in ('matmul', 'einsum', 'dot', 'mv')
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('renormalize', [True, False])
+@pytest.mark.parametrize('texts_need_grad', [True, False])
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('limit', [100, None])
+def test_count_of_multiply_adds(renormalize, texts_need_grad, shape, limit):
+    images, tokens, dim, texts = shape
+    inputs = make_inputs(*shape)
+    inputs['texts'].requires_grad_(texts_need_grad)
+    counted = {}
+    with CountProducts() as count:
+        phi = compatibility(**inputs, renormalize=renormalize, max_block_elements=limit)
+        counted['forward'] = count.multiplications
+        phi.sum().backward()
+        counted['backward'] = count.multiplications - counted['forward']
+    products = blockwise.multiply_adds(
+        images, texts, tokens, dim, renormalize, texts_need_grad
+    )
+    for direction, factors in products.items():
+        assert counted[direction] == sum(math.prod(f) for f in factors), direction
 
 
 class LargestOutput(TorchDispatchMode):
@@ -379,3 +658,21 @@ def test_cuda_equals_cpu(mode, normalize_first):
         )
         actual = {k: None if v is None else v.cpu() for k, v in actual.items()}
         assert_same(actual, expected, 1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('mode', BLOCKWISE)
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_low_precision_products_on_cuda_equal_those_on_cpu(mode, renormalize):
+    for shape in [(6, 33, 24, 40), (6, 33, 48, 5)]:
+        inputs = make_inputs(*shape, dtype=torch.float32)
+        on_cuda = {
+            k: None if v is None else v.detach().cuda().requires_grad_()
+            for k, v in inputs.items()
+        }
+        options = dict(mode=mode, renormalize=renormalize, matmul_dtype='bfloat16')
+        expected = values_and_gradients(compatibility, inputs, **options)
+        actual = values_and_gradients(compatibility, on_cuda, **options)
+        actual = {k: None if v is None else v.cpu() for k, v in actual.items()}
+        # Sums in another order now and then round an operand the other way.
+        assert_same(actual, expected, 5e-3)

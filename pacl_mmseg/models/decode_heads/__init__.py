@@ -1,3 +1,6 @@
+from pacl_mmseg.models.decode_heads.compatibility_function import (
+    CompatibilityFunction,
+)
 from pacl_mmseg.models.decode_heads.zero_shot_text_head import ZeroShotTextHead
 
-__all__ = ['ZeroShotTextHead']
+__all__ = ['CompatibilityFunction', 'ZeroShotTextHead']

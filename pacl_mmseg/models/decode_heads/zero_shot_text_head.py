@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -15,7 +15,6 @@ from pacl_mmseg.models.text_encoders import (
     TextBank,
     build_text_bank,
 )
-from pacl_mmseg.ops import compatibility
 from pacl_mmseg.prompts import Vocabulary, get_templates
 from pacl_mmseg.registry import MODELS
 
@@ -35,7 +34,7 @@ class ZeroShotTextHead(BaseDecodeHead):
             comma-separated synonyms, or a list of synonyms. Exactly one of the two.
         templates: Name of a template set (``pacl7``, ``imagenet80``, ``vild``,
             ``photo``, ``plain``) or a list of templates with one ``{}`` each.
-        compatibility: Arguments of :func:`pacl_mmseg.ops.compatibility` for training:
+        compatibility: Arguments of :class:`CompatibilityFunction` for training, such as
             ``mode``, ``weight_scale``, ``normalize_first``.
         logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
             encoder's own. It moves whatever takes a softmax (background rules, averaged
@@ -75,7 +74,9 @@ class ZeroShotTextHead(BaseDecodeHead):
         )
         del self.conv_seg  # texts classify
         self.text_encoder = encoder
-        self.compatibility = dict(compatibility or {})
+        self.compatibility = MODELS.build(
+            {'type': 'CompatibilityFunction', **(compatibility or {})}
+        )
         self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
         self.templates = get_templates(templates)
@@ -131,39 +132,62 @@ class ZeroShotTextHead(BaseDecodeHead):
     def loss(
         self,
         inputs: Sequence[Tensor | list[Tensor]],
-        batch_data_samples: Sequence,
+        batch_data_samples: Sequence | Mapping,
         train_cfg: dict | None = None,
     ) -> dict[str, Tensor]:
         """Contrastive loss of the batch's images and their captions.
 
         Args:
             inputs: Feature maps of the neck or backbone.
-            batch_data_samples: Data samples with a ``caption``.
+            batch_data_samples: Data samples with a ``caption``; or a dict of the
+                batch's ``captions`` and, where they are known already, their
+                ``text_tokens (B, L)`` or ``text_embeddings (B, D)``, which are then
+                used.
 
         Returns:
-            The loss and the retrieval accuracies in the batch, in percent.
+            The loss; the retrieval accuracies in the batch, in percent; and what the
+            compatibility function's ``statistics`` gives, over this process' images.
 
         Raises:
-            ValueError: A data sample has no caption.
+            ValueError: No caption for an image, or text embeddings for a text encoder
+                that trains.
         """
-        captions = [sample.metainfo.get('caption') for sample in batch_data_samples]
-        if None in captions:
+        maps, cls_tokens = self._tokens(inputs)
+        tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
+        captions, own_texts = self._texts(batch_data_samples, len(tokens), maps.device)
+        ids = text_ids(captions, device=maps.device)
+        texts, ids, offset = gather_texts(own_texts, ids)
+        phi = self.compatibility(tokens, texts, offset, cls_tokens)
+        return {
+            **self.loss_decode(phi, ids, offset),
+            **self.compatibility.statistics(tokens, own_texts),
+        }
+
+    def _texts(
+        self, data_samples: Sequence | Mapping, images: int, device: torch.device
+    ) -> tuple[Sequence[str], Tensor]:
+        """Captions of the batch's images and their embeddings ``(B, D)``."""
+        known = data_samples if isinstance(data_samples, Mapping) else {}
+        captions = (
+            known.get('captions', [])
+            if isinstance(data_samples, Mapping)
+            else [sample.metainfo.get('caption') for sample in data_samples]
+        )
+        if len(captions) != images or None in captions:
             raise ValueError(
                 'ZeroShotTextHead trains on captions, but a data sample has none: use '
                 "an image-text dataset, and 'caption' in the meta_keys of "
                 'PackSegInputs.'
             )
-        maps, cls_tokens = self._tokens(inputs)
-        texts = self.text_encoder(captions)
-        ids = text_ids(captions, device=texts.device)
-        texts, ids, offset = gather_texts(texts, ids)
-        phi = compatibility(
-            maps.permute(0, 2, 3, 1).flatten(1, 2),
-            texts,
-            cls_tokens=cls_tokens,
-            **self.compatibility,
-        )
-        return self.loss_decode(phi, ids, offset)
+        embeddings = known.get('text_embeddings')
+        if embeddings is None:
+            return captions, self.text_encoder(known.get('text_tokens', captions))
+        if not self.text_encoder.frozen:
+            raise ValueError(
+                'The batch has text embeddings, but the text encoder trains: set its '
+                'frozen=True, or train on captions in place of cached features.'
+            )
+        return captions, embeddings.to(device, non_blocking=True)
 
     def _tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]

@@ -1,5 +1,5 @@
 """Losses of PACL."""
 
-from .info_nce import InfoNCELoss, gather_texts, text_ids
+from .info_nce import InfoNCELoss, communication, gather_texts, text_ids
 
-__all__ = ['InfoNCELoss', 'gather_texts', 'text_ids']
+__all__ = ['InfoNCELoss', 'communication', 'gather_texts', 'text_ids']

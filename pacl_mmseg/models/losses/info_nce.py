@@ -2,12 +2,13 @@
 
 With several processes each holds the compatibilities of its own images with the texts
 of all. Only texts, their ids and per-text statistics are communicated, never patch
-tokens, which are far larger.
+tokens, which are far larger; :func:`communication` counts the bytes.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -163,7 +164,8 @@ def _symmetric_cross_entropy(
     texts = logits.shape[1]
     positives = logits[rows, columns]
     with torch.no_grad():
-        negatives = logits.index_put((rows, columns), logits.new_tensor(-math.inf))
+        # new_full runs on the device; a tensor copied there would wait for it.
+        negatives = logits.index_put((rows, columns), logits.new_full((), -math.inf))
         # Per column: the best negative and the positive, over all processes.
         best = logits.new_full((2, texts), -math.inf)
         best[0] = negatives.amax(dim=0)
@@ -223,8 +225,10 @@ def gather_texts(texts: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor, int]:
     """
     if dist.get_world_size() == 1:
         return texts, text_ids, 0
-    size = torch.tensor([len(texts)], device=texts.device)
-    sizes = [int(other) for other in dist.all_gather(size)]
+    # The host has to know the sizes, to lay out what it gathers: once a step it waits
+    # here for the device, which by then has the encoders' forward in its queue.
+    size = torch.full((1,), len(texts), device=texts.device)
+    sizes = torch.cat(dist.all_gather(size)).tolist()
     offset = sum(sizes[: dist.get_rank()])
     ids = _gather_rows(text_ids, sizes)
     if texts.requires_grad and torch.is_grad_enabled():
@@ -278,4 +282,82 @@ def text_ids(
     for caption in captions:
         digest = hashlib.blake2b(caption.encode(), digest_size=8).digest()
         ids.append(int.from_bytes(digest, 'big') >> 1)
-    return torch.tensor(ids, dtype=torch.int64, device=device)
+    result = torch.tensor(ids, dtype=torch.int64)
+    if device is not None and torch.device(device).type == 'cuda':
+        result = result.pin_memory()  # else the copy waits for the device
+    return result.to(device, non_blocking=True)
+
+
+class Collective(NamedTuple):
+    """One communication of a training step.
+
+    Attributes:
+        content: What is communicated.
+        kind: ``all_gather`` or ``all_reduce``.
+        payload: Bytes that each process hands in.
+        transferred: Bytes that each process sends, and receives, by the usual ring:
+            ``(W - 1) payload`` to gather over W processes, ``2 (W - 1) / W payload``
+            to reduce.
+    """
+
+    content: str
+    kind: str
+    payload: int
+    transferred: int
+
+
+def communication(
+    batch_size: int,
+    world_size: int,
+    dim: int,
+    *,
+    trained_parameters: int = 0,
+    trained_texts: bool = False,
+    element_size: int = 4,
+) -> list[Collective]:
+    """What the processes of one training step communicate, and how much.
+
+    With W processes of B pairs each, N = W B texts of D channels and e bytes a number,
+    a process hands in: 8 bytes for its number of texts, 8 B for their ids and e B D for
+    the texts (gathered); 2 e N for each text's best negative and positive, e N for its
+    sum of exponentials and 2 e for the loss (reduced); e N D for the texts' gradient,
+    if the texts train (reduced); 4 bytes per trained parameter for its gradient, which
+    DistributedDataParallel reduces. Nothing depends on the number of patches.
+
+    Args:
+        batch_size: B, pairs of each process.
+        world_size: W, number of processes.
+        dim: D, channels of a text embedding.
+        trained_parameters: Number of parameters that train.
+        trained_texts: Whether the texts' gradient is needed.
+        element_size: e, bytes of a number of phi and of the texts.
+
+    Returns:
+        The collectives in their order; none in a single process.
+    """
+    if world_size == 1:
+        return []
+    texts = world_size * batch_size
+    entries = [
+        ('number of texts', 'all_gather', 8),
+        ('ids of texts', 'all_gather', 8 * batch_size),
+        ('texts', 'all_gather', element_size * batch_size * dim),
+        ('best of columns', 'all_reduce', 2 * element_size * texts),
+        ('sums of columns', 'all_reduce', element_size * texts),
+        ('sums of rows', 'all_reduce', 2 * element_size),
+    ]
+    if trained_texts:
+        entries.append(("texts' gradient", 'all_reduce', element_size * texts * dim))
+    if trained_parameters:
+        entries.append(("parameters' gradient", 'all_reduce', 4 * trained_parameters))
+    return [
+        Collective(
+            content,
+            kind,
+            payload,
+            payload * (world_size - 1)
+            if kind == 'all_gather'
+            else 2 * payload * (world_size - 1) // world_size,
+        )
+        for content, kind, payload in entries
+    ]

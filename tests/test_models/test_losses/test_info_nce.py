@@ -15,11 +15,18 @@ from torch.distributed import (
     init_process_group,
 )
 
-from pacl_mmseg.models.losses import InfoNCELoss, gather_texts, text_ids
+from pacl_mmseg.models.losses import (
+    InfoNCELoss,
+    communication,
+    gather_texts,
+    text_ids,
+)
 from pacl_mmseg.ops import compatibility
 from pacl_mmseg.registry import MODELS
 
 IMAGES, TOKENS, DIM = 16, 9, 6
+# Images of each process in the runs of several.
+SHARES = ([3, 5, 1, 7], [5, 11], [4, 4, 4, 4])
 
 
 def random_phi(pairs: int = 6) -> Tensor:
@@ -203,13 +210,14 @@ def run_share(first: int, last: int, trainable_texts: bool) -> dict[str, Tensor]
 
 
 def worker(rank: int, folder: str) -> None:
-    """One of four processes; saves what it computes in runs of four and of two."""
+    """One of four processes; saves what it computes in each of the runs."""
     torch.set_num_threads(1)
-    for shares in ([3, 5, 1, 7], [5, 11]):
+    for shares in SHARES:
         if rank >= len(shares):
-            return
+            continue
         world = len(shares)
-        rendezvous = f'file://{folder}/rendezvous{world}'
+        run = '-'.join(map(str, shares))
+        rendezvous = f'file://{folder}/rendezvous-{run}'
         init_process_group('gloo', rendezvous, rank=rank, world_size=world)
         first = sum(shares[:rank])
         for trainable_texts in (False, True):
@@ -222,22 +230,22 @@ def worker(rank: int, folder: str) -> None:
                     all_reduce(value)
                     value /= world
             saved = {'values': values, 'communicated': communicated}
-            torch.save(saved, f'{folder}/{world}-{rank}-{trainable_texts}.pt')
+            torch.save(saved, f'{folder}/{run}-{rank}-{trainable_texts}.pt')
         destroy_process_group()
 
 
-def record_collectives(patch: pytest.MonkeyPatch, log: list[int]) -> None:
-    """Log the element counts given to collectives; forbid those not expected.
+def record_collectives(patch: pytest.MonkeyPatch, log: list[tuple[str, int]]) -> None:
+    """Log the bytes given to collectives; forbid those not expected.
 
     MMEngine looks the functions up in the module ``torch.distributed`` at each call.
     """
 
     def recorded_all_reduce(tensor: Tensor, *args, **kwargs):
-        log.append(tensor.numel())
+        log.append(('all_reduce', tensor.nbytes))
         return all_reduce(tensor, *args, **kwargs)
 
     def recorded_all_gather(outputs: list[Tensor], tensor: Tensor, *args, **kwargs):
-        log.append(tensor.numel())
+        log.append(('all_gather', tensor.nbytes))
         return all_gather(outputs, tensor, *args, **kwargs)
 
     def forbidden(*args, **kwargs):
@@ -263,22 +271,30 @@ def record_collectives(patch: pytest.MonkeyPatch, log: list[int]) -> None:
     patch.setattr(torch.distributed, 'all_gather', recorded_all_gather)
 
 
+def load_run(
+    folder: Path, shares: list[int], rank: int, trainable_texts: bool
+) -> dict[str, dict]:
+    """What :func:`worker` saved."""
+    run = '-'.join(map(str, shares))
+    return torch.load(folder / f'{run}-{rank}-{trainable_texts}.pt')
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the results of the workers, as ``{world}-{rank}-{trainable}.pt``."""
+    """Folder with the workers' results, as ``{shares}-{rank}-{trainable}.pt``."""
     folder = tmp_path_factory.mktemp('runs')
     # 'spawn': a forked child may hang in the threads torch has started here.
     torch.multiprocessing.spawn(worker, (str(folder),), nprocs=4)
     return folder
 
 
-@pytest.mark.parametrize('world', [2, 4])
+@pytest.mark.parametrize('shares', SHARES)
 @pytest.mark.parametrize('trainable_texts', [False, True])
-def test_processes_agree_with_one(runs, world, trainable_texts):
+def test_processes_agree_with_one(runs, shares, trainable_texts):
     expected = run_share(0, IMAGES, trainable_texts)
     assert ('text.weight' in expected) == trainable_texts
-    for rank in range(world):
-        saved = torch.load(runs / f'{world}-{rank}-{trainable_texts}.pt')
+    for rank in range(len(shares)):
+        saved = load_run(runs, shares, rank, trainable_texts)
         assert saved['values'].keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(
@@ -286,19 +302,36 @@ def test_processes_agree_with_one(runs, world, trainable_texts):
             )
 
 
-@pytest.mark.parametrize(('world', 'largest'), [(2, 11), (4, 7)])
+@pytest.mark.parametrize('shares', SHARES)
 @pytest.mark.parametrize('trainable_texts', [False, True])
-def test_patch_tokens_stay_in_their_process(runs, world, largest, trainable_texts):
+def test_patch_tokens_stay_in_their_process(runs, shares, trainable_texts):
+    """Collectives are those that ``communication`` lists, of the sizes it says."""
     expected = [
-        1,  # number of texts of this process
-        largest,  # ids, padded to the largest process
-        largest * DIM,  # texts, likewise
-        2 * IMAGES,  # best negative and positive of each column
-        IMAGES,  # sums of exponentials of each column
-        2,  # sum of the rows' terms, number of hits
+        # Smaller processes pad to the largest in what is gathered.
+        (entry.kind, entry.payload)
+        for entry in communication(max(shares), len(shares), DIM, element_size=8)
+        if entry.kind == 'all_gather'
+    ] + [
+        (entry.kind, entry.payload)
+        for entry in communication(
+            IMAGES // len(shares),
+            len(shares),
+            DIM,
+            trained_texts=trainable_texts,
+            element_size=8,
+        )
+        if entry.kind == 'all_reduce'
     ]
-    if trainable_texts:
-        expected.append(IMAGES * DIM)  # gradient of the texts
-    for rank in range(world):
-        saved = torch.load(runs / f'{world}-{rank}-{trainable_texts}.pt')
+    for rank in range(len(shares)):
+        saved = load_run(runs, shares, rank, trainable_texts)
         assert saved['communicated'] == expected
+
+
+def test_communication_at_the_papers_size():
+    entries = communication(4096, 8, 512, trained_parameters=1_050_112)
+    sent = {entry.content: entry.transferred for entry in entries}
+    assert sent['texts'] == 7 * 4096 * 512 * 4
+    assert sent['ids of texts'] == 7 * 4096 * 8
+    assert sent['best of columns'] + sent['sums of columns'] == 3 * 7 * 4096 * 4 * 2
+    assert sent["parameters' gradient"] == 2 * 7 * 1_050_112 * 4 // 8
+    assert communication(4096, 1, 512) == []

@@ -1,0 +1,188 @@
+"""The compatibility function as a part of a model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pacl_mmseg.ops import (
+    MODES,
+    compatibility,
+    own_caption_compatibility,
+    weight_entropy,
+)
+from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, check_options
+from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.registry import MODELS
+
+POOLINGS = ('pairwise', 'own_caption')
+
+
+@MODELS.register_module()
+class CompatibilityFunction(nn.Module):
+    """Compatibility of images and texts, with a weight scale that may be learnt.
+
+    See :mod:`pacl_mmseg.ops.compatibility` for the definitions.
+
+    Args:
+        mode: ``softmax`` (PACL), ``sigmoid``, ``max``, ``mean`` or ``cls``.
+        weight_scale: Factor on similarities before softmax or sigmoid over patches;
+            the initial one if ``learnable``. None: 1 for softmax, 10 for sigmoid.
+            Accounts of the paper do not agree on it.
+        learnable: Train the factor's logarithm, the parameter ``log_weight_scale``,
+            which is then part of the checkpoint. Give it no weight decay, which would
+            draw the factor to 1: ``optim_wrapper.paramwise_cfg=dict(custom_keys={
+            'log_weight_scale': dict(decay_mult=0.)})``. Otherwise the module has no
+            parameters.
+        weight_scale_bounds: Least and largest value of a learnt factor. At the
+            default least one all patches weigh the same to 2 %, at the largest a
+            patch outweighs another that is 0.07 less similar a thousand times.
+        normalize_first: Bring patch tokens to unit length before pooling; by default
+            not, as in the paper's figure.
+        renormalize: Bring pooled vectors to unit length, as the paper does.
+        pooling: ``pairwise``: anew for each text, as the paper defines it;
+            ``own_caption``: once, for an image's own caption, as public
+            re-implementations do (modes softmax and sigmoid; for ablations).
+        matmul_dtype: Precision of matrix products, ``bfloat16``, ``float16`` or None,
+            which rounds nothing; see :func:`pacl_mmseg.ops.compatibility`, also for
+            the next three.
+        implementation: ``blockwise`` or ``triton``.
+        compile: Fuse elementwise parts with torch.compile; None: on CUDA.
+        max_block_elements: Limit of a block's size.
+
+    Raises:
+        ValueError: Unknown mode, pooling or option, an option that the mode cannot
+            have, or a learnt factor outside of its bounds.
+    """
+
+    def __init__(
+        self,
+        mode: str = 'softmax',
+        weight_scale: float | None = None,
+        learnable: bool = False,
+        weight_scale_bounds: tuple[float, float] = (0.01, 100.0),
+        normalize_first: bool = False,
+        renormalize: bool = True,
+        pooling: str = 'pairwise',
+        matmul_dtype: str | None = None,
+        implementation: str = 'blockwise',
+        compile: bool | None = None,
+        max_block_elements: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ('mode', mode, MODES),
+            ('pooling', pooling, POOLINGS),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f'{name} must be one of {known}, not {value!r}.'
+                    + did_you_mean(str(value), known)
+                )
+        check_options(matmul_dtype, implementation, max_block_elements)
+        self.has_weights = mode in DEFAULT_WEIGHT_SCALE
+        if not self.has_weights and (learnable or pooling == 'own_caption'):
+            raise ValueError(
+                f'Mode {mode!r} weighs no patches: learnable and '
+                "pooling='own_caption' are for the modes softmax and sigmoid."
+            )
+        if weight_scale is None:
+            weight_scale = DEFAULT_WEIGHT_SCALE.get(mode)
+        self.mode = mode
+        self.learnable = learnable
+        self.weight_scale_bounds = tuple(weight_scale_bounds)
+        self.normalize_first = normalize_first
+        self.renormalize = renormalize
+        self.pooling = pooling
+        self.execution = dict(
+            matmul_dtype=matmul_dtype,
+            implementation=implementation,
+            compile=compile,
+            max_block_elements=max_block_elements,
+        )
+        if learnable:
+            least, largest = self.weight_scale_bounds
+            if not 0 < least <= weight_scale <= largest:
+                raise ValueError(
+                    f'A learnt weight_scale must be positive and within its bounds '
+                    f'{self.weight_scale_bounds}, unlike {weight_scale}.'
+                )
+            log_scale = torch.tensor(math.log(weight_scale), dtype=torch.float32)
+            self.log_weight_scale = nn.Parameter(log_scale)
+        else:
+            self.fixed_weight_scale = weight_scale
+
+    @property
+    def weight_scale(self) -> Tensor | float | None:
+        """Current factor: a number, or a scalar tensor with gradient if learnable."""
+        if not self.learnable:
+            return self.fixed_weight_scale
+        # The parameter itself is clamped: clamping its exponential would stop the
+        # gradient that can bring it back.
+        least, largest = self.weight_scale_bounds
+        with torch.no_grad():
+            self.log_weight_scale.clamp_(math.log(least), math.log(largest))
+        return self.log_weight_scale.exp()
+
+    def forward(
+        self,
+        patch_tokens: Tensor,
+        texts: Tensor,
+        offset: int = 0,
+        cls_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Compatibility of every image with every text.
+
+        Args:
+            patch_tokens: (B, T, D) patch tokens.
+            texts: (N, D) text embeddings.
+            offset: Image i's own text is ``offset + i``; matters to ``own_caption``
+                pooling only.
+            cls_tokens: (B, D); needed by mode ``cls`` only.
+
+        Returns:
+            (B, N), float32 (float64 for float64 inputs).
+        """
+        definition = dict(
+            mode=self.mode,
+            weight_scale=self.weight_scale,
+            normalize_first=self.normalize_first,
+            renormalize=self.renormalize,
+        )
+        if self.pooling == 'own_caption':
+            own_texts = texts[offset : offset + len(patch_tokens)]
+            return own_caption_compatibility(
+                patch_tokens, own_texts, texts, **definition
+            )
+        return compatibility(
+            patch_tokens, texts, cls_tokens=cls_tokens, **definition, **self.execution
+        )
+
+    @torch.no_grad()
+    def statistics(self, patch_tokens: Tensor, own_texts: Tensor) -> dict[str, Tensor]:
+        """How an image's patches are weighted for its own text, to be logged.
+
+        Args:
+            patch_tokens: (B, T, D) patch tokens.
+            own_texts: (B, D) the text of each image.
+
+        Returns:
+            Scalars without gradient: ``weight_entropy``, the mean over the images, in
+            nats; ``effective_patches``, its exponential, from 1 to T;
+            ``weight_scale``, if it is learnt. Empty in modes without weights.
+        """
+        if not self.has_weights:
+            return {}
+        scale = self.weight_scale
+        entropy = weight_entropy(
+            patch_tokens, own_texts, mode=self.mode, weight_scale=scale
+        ).mean()
+        result = dict(weight_entropy=entropy, effective_patches=entropy.exp())
+        if self.learnable:
+            result['weight_scale'] = scale.detach()
+        return result
+
+    def extra_repr(self) -> str:
+        return f'mode={self.mode!r}, pooling={self.pooling!r}'
