@@ -8,7 +8,12 @@ from typing import Any
 from mmengine.config import Config
 
 ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
-PREPROCESSORS = ('CLIPDataPreProcessor', 'CLIPResizeCrop')
+# What of the encoder else it concerns, and in which keys.
+PREPROCESSORS = {
+    'CLIPDataPreProcessor': ('model', 'pretrained', 'dtype'),
+    'CLIPResizeCrop': ('model', 'pretrained'),
+    'TokenizeCaption': ('model',),
+}
 
 
 def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -43,12 +48,11 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
         for key in options
         if key.startswith('encoder.')
     }
-    shared = {key: changed[key] for key in changed.keys() & {'model', 'pretrained'}}
     for name, part in typed(config._cfg_dict):
         if name in ENCODERS:
             part.update(changed)
         elif name in PREPROCESSORS:
-            part.update(shared)
+            part.update({k: changed[k] for k in PREPROCESSORS[name] if k in changed})
 
 
 def typed(node: Any) -> Iterator[tuple[str, dict]]:

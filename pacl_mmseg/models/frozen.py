@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from pacl_mmseg.ops.compiled import compiled
 from pacl_mmseg.prompts.nearest import did_you_mean
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -66,6 +68,38 @@ class FrozenModule(BaseModule):
         self.train(False)
         self.fingerprint()
         self.to(getattr(torch, dtype))
+
+    def compile_if(
+        self, compile: bool, function: Callable, **options: object
+    ) -> Callable:
+        """The function, a part of the forward, compiled if that is wanted.
+
+        It takes modules as arguments, not bound: so neither state dicts nor names of
+        parameters change, and a copy of this module runs its own weights.
+
+        Raises:
+            ValueError: It is wanted of a module that trains: what cannot be compiled
+                is found out too late there, in the backward pass.
+        """
+        if compile and not self.frozen:
+            raise ValueError('compile=True is for a frozen tower: leave it out.')
+        if not compile:
+            return function
+        return compiled(function, name=f'A tower of {self.description}', **options)
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """What the forward of a frozen module runs in: no bookkeeping for autograd.
+
+        Tensors that are made within cannot be saved for a backward: hand out copies in
+        ordinary ones. Autocast is off for weights of low precision: of it they would
+        get layer norms in float32, and casts around them.
+        """
+        weight = next(self.parameters())
+        device = weight.device.type
+        autocast = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
+        with torch.inference_mode(), torch.autocast(device, enabled=autocast):
+            yield
 
     def train(self, mode: bool = True) -> FrozenModule:
         return super().train(mode and not self.frozen)

@@ -134,6 +134,84 @@ def test_low_precision(tiny_clip, images, dtype, tolerance, dense_attention):
     assert low.fingerprint() == full.fingerprint()
 
 
+def test_tokens_have_the_precision_of_the_images(tiny_clip, images):
+    backbone = PACLBackbone(tiny_clip, dtype='bfloat16', output_cls_token=True)
+    ((expected, expected_cls),) = backbone(images)
+    ((maps, cls),) = backbone(images.bfloat16())
+    assert maps.dtype == cls.dtype == torch.bfloat16
+    assert torch.equal(maps, expected.bfloat16())
+    assert torch.equal(cls, expected_cls.bfloat16())
+
+
+@pytest.mark.parametrize('output', ['block', 'projection'])
+def test_parts_equal_the_whole(tiny_clip, output):
+    images = torch.randn(7, 3, 32, 40)
+    options = dict(output=output, out_indices=(0, 1), output_cls_token=True)
+    whole = PACLBackbone(tiny_clip, **options)
+    backbone = PACLBackbone(tiny_clip, batch_size=3, **options)
+    sizes = []
+    backbone.visual.ln_pre.register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
+    for layer, expected in zip(backbone(images), whole(images), strict=True):
+        torch.testing.assert_close(layer, expected)
+        # What the embedder makes of the map needs no copy of it.
+        assert layer[0].permute(0, 2, 3, 1).is_contiguous()
+    assert sizes == [3, 2, 2]
+
+
+def test_features_are_ordinary_tensors(tiny_clip, images):
+    backbone = PACLBackbone(tiny_clip, output_cls_token=True)
+    ((maps, cls),) = backbone(images)
+    assert not maps.is_inference()
+    assert not cls.is_inference()
+    weight = torch.ones(32, 1, 1, requires_grad=True)
+    (maps * weight).sum().backward()
+    torch.testing.assert_close(weight.grad.flatten(), maps.sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize('output', ['block', 'projection'])
+@pytest.mark.parametrize('keep_cls', [True, False])
+def test_tokens_in_place_of_images(tiny_clip, images, keep_cls, output):
+    """As they are in a feature cache."""
+    options = dict(model=tiny_clip, output=output)
+    backbone = PACLBackbone(output_cls_token=keep_cls, **options)
+    (expected,) = backbone(images)
+    maps, cls = expected if keep_cls else (expected, None)
+    tokens = maps.flatten(2).transpose(1, 2)
+    if keep_cls:
+        tokens = torch.cat([cls[:, None], tokens], 1)
+    torch.testing.assert_close(backbone(tokens), (expected,))
+    torch.testing.assert_close(PACLBackbone(**options)(tokens.half()), (maps.half(),))
+
+
+def test_grid_of_tokens_in_place_of_images(tiny_clip):
+    backbone = PACLBackbone(tiny_clip)
+    assert backbone(torch.randn(1, 50, 32))[0].shape == (1, 32, 7, 7)
+    with pytest.raises(ValueError, match='18 tokens are no square.*set token_grid'):
+        backbone(torch.randn(1, 18, 32))
+    backbone.token_grid = (3, 6)
+    for count in (18, 19):
+        tokens = torch.randn(1, count, 32)
+        (maps,) = backbone(tokens)
+        expected = tokens[:, -18:].transpose(1, 2).unflatten(2, (3, 6))
+        assert torch.equal(maps, expected)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'options', 'message'),
+    [
+        ((1, 16, 24), {}, 'makes 32 channels of 1 layers'),
+        ((1, 16, 32), dict(output='projection'), 'makes 24 channels of 1 layers'),
+        ((1, 16, 32), dict(out_indices=(0, 1)), 'makes 32 channels of 2 layers'),
+        ((1, 16, 32), dict(output_cls_token=True), 'have no CLS'),
+    ],
+)
+def test_tokens_it_cannot_have_made(tiny_clip, shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        PACLBackbone(tiny_clip, **options)(torch.randn(shape))
+
+
 @pytest.mark.parametrize('dense_attention', [None, 'naclip'])
 def test_autocast(tiny_clip, images, dense_attention):
     backbone = PACLBackbone(tiny_clip, dense_attention=dense_attention)
@@ -158,6 +236,8 @@ def test_autocast(tiny_clip, images, dense_attention):
             "'naclip' has no option 'sigma'; it has: std",
         ),
         (dict(dtype='bfloat16', frozen=False), 'keeps float32 weights'),
+        (dict(compile=True, frozen=False), 'compile=True is for a frozen tower'),
+        (dict(batch_size=0), 'batch_size must be at least 1, not 0'),
         (dict(pretrained='no/such/file.pt'), 'is not a file'),
         (dict(model='ViT-B-61'), "did you mean 'ViT-B-16'"),
         (dict(model='ViT-B-16', pretrained='opena1'), 'its tags are: openai'),

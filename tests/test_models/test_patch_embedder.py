@@ -36,6 +36,29 @@ def test_variant_of_nms05():
     assert not torch.equal(embedder([x])[0], embedder([x])[0])
 
 
+@pytest.mark.parametrize('depth', [0, 1, 2, 4])
+def test_depth(depth):
+    embedder = PatchEmbedder(3, 4, hidden_channels=5, depth=depth)
+    x = torch.randn(7, 3)
+    expected = embedder.skip(x)
+    linear = [m for m in embedder.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) == depth + 1
+    if depth > 0:
+        hidden = x
+        for index, layer in enumerate(linear[:-1]):
+            hidden = layer(hidden.clamp(min=0) if index > 0 else hidden)
+        expected = hidden + expected
+    torch.testing.assert_close(embedder.embed(x), expected)
+    names = [name for name, _ in embedder.named_parameters()]
+    if depth == 2:  # checkpoints keep their names
+        assert names == [
+            *('main.0.weight', 'main.0.bias', 'main.2.weight', 'main.2.bias'),
+            *('skip.weight', 'skip.bias'),
+        ]
+    with pytest.raises(ValueError, match='depth must not be negative, got -1'):
+        PatchEmbedder(3, 4, depth=-1)
+
+
 def test_wrong_channels_name_the_remedy():
     with pytest.raises(ValueError, match=r'set model\.neck\.in_channels=6'):
         PatchEmbedder(8, 4)([torch.zeros(1, 6, 2, 2)])

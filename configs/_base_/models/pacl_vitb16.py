@@ -1,5 +1,9 @@
 # PACL on CLIP ViT-B/16. The encoder is stated once; with --cfg-options,
 # `encoder.pretrained=/path/to/weights` reaches every part.
+# So do `encoder.dtype=bfloat16`, the precision of the frozen towers and of the images
+# in training, and `encoder.compile=True`. How many images and texts a tower encodes at
+# once, model.backbone.batch_size and model.decode_head.text_encoder.batch_size, bounds
+# memory and changes nothing else.
 encoder = dict(model='ViT-B-16-quickgelu', pretrained='openai')
 
 model = dict(

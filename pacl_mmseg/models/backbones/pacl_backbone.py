@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
 from pacl_mmseg.models.frozen import FrozenModule
-from pacl_mmseg.models.open_clip_model import build_open_clip, describe
+from pacl_mmseg.models.open_clip_model import describe, take_tower
 from pacl_mmseg.registry import MODELS
 
 OUTPUTS = ('block', 'norm', 'projection')
@@ -55,7 +55,18 @@ class PACLBackbone(FrozenModule):
             own ``VisionTransformer`` does.
         frozen: If False the tower trains.
         dtype: Precision of the frozen tower: ``'float32'``, ``'bfloat16'`` or
-            ``'float16'``. Tokens are returned in the precision of the input.
+            ``'float16'``. Tokens are returned in the precision of the images, which
+            in training :class:`CLIPDataPreProcessor` gives in that of the tower.
+        compile: Compile the frozen tower's blocks (``torch.compile``; one graph serves
+            all of them). Where that fails they run uncompiled, with a warning.
+        batch_size: Images that the frozen tower encodes at once; more go in equal
+            parts. It bounds what the activations take: the widest of ViT-B/16 at 224
+            px have 197 x 3072 values per image, 0.6 GB for 512 images in 16 bits,
+            while its matrix products still have 100,000 rows.
+
+    Attributes:
+        token_grid: ``(h, w)`` of tokens given in place of images, where it is neither
+            the model's own grid nor square; None.
 
     Raises:
         ValueError: Bad option, or a model without an open_clip ViT vision tower.
@@ -75,6 +86,8 @@ class PACLBackbone(FrozenModule):
         output_cls_token: bool = False,
         frozen: bool = True,
         dtype: str = 'float32',
+        compile: bool = False,
+        batch_size: int = 512,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
@@ -86,8 +99,10 @@ class PACLBackbone(FrozenModule):
             raise ValueError(
                 f'interpolate_offset must be in [0, 1), not {interpolate_offset}.'
             )
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, not {batch_size}.')
         self._description = describe(model, pretrained, init_seed)
-        self.visual = build_open_clip(model, pretrained, init_seed).visual
+        self.visual = take_tower('visual', model, pretrained, init_seed).visual
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError(
                 f'{self._description} has a {type(self.visual).__name__} vision tower; '
@@ -112,6 +127,8 @@ class PACLBackbone(FrozenModule):
         self.stride = patch_size if stride is None else (stride, stride)
         self.output = output
         self.output_cls_token = output_cls_token
+        self.batch_size = batch_size
+        self.token_grid: tuple[int, int] | None = None
         self.fit = fit
         self.interpolate_offset = interpolate_offset
         self._dense_attention = None
@@ -126,6 +143,9 @@ class PACLBackbone(FrozenModule):
         if self.visual.proj is not None:
             self.visual.proj.requires_grad_(output == 'projection')
         self.freeze(dtype)
+        if frozen:  # with images likewise, the patches are tokens with no copy
+            self.visual.conv1.to(memory_format=torch.channels_last)
+        self._run_block = self.compile_if(compile, _run_block)
 
     def _check_last_block(self, layers: int) -> None:
         block = self.visual.transformer.resblocks[-1]
@@ -148,29 +168,61 @@ class PACLBackbone(FrozenModule):
         """Encode normalised images.
 
         Args:
-            inputs: Images ``(N, 3, H, W)`` of any size; see ``fit``.
+            inputs: Images ``(N, 3, H, W)`` of any size; see ``fit``. Or tokens of a
+                single layer that such a backbone made of them, ``(N, h * w, C)``, or
+                ``(N, 1 + h * w, C)`` with CLS first: they are only made maps of.
 
         Returns:
             One item per layer of ``out_indices``: tokens ``(N, C, h, w)`` with
             ``h = (H - patch) / stride + 1`` (``H / patch`` at the default stride),
             rounded up with ``fit='resize'`` and down with ``'crop'``, or
             ``[tokens, cls (N, C)]``.
+
+        Raises:
+            ValueError: Tokens that this backbone cannot have made.
         """
-        train = torch.is_grad_enabled() and not self.frozen
-        with torch.set_grad_enabled(train):
-            tokens, grid = self._embed(inputs)
-            outs = []
-            for index, block in enumerate(self.visual.transformer.resblocks):
-                last = index == len(self.visual.transformer.resblocks) - 1
-                if last and self._dense_attention is not None:
-                    tokens = self._dense_attention(block, tokens, grid)
-                else:
-                    tokens = block(tokens)
-                if index in self.out_indices:
-                    outs.append(self._format(tokens, grid, inputs.dtype))
-                if index == max(self.out_indices):
-                    break
-        return tuple(outs)
+        if inputs.ndim == 3:
+            tokens, cls, grid = self._given_tokens(inputs)
+            return (self._format(tokens, cls, grid),)
+        if not self.frozen:
+            layers, grid = self._encode(inputs)
+            return tuple(
+                self._format(tokens[:, 1:], tokens[:, 0], grid) for tokens in layers
+            )
+        return self._encode_frozen(inputs)
+
+    def _encode_frozen(self, images: Tensor) -> tuple[Tensor | list[Tensor], ...]:
+        """Encode in parts, into ordinary tensors without a gap for CLS."""
+        outs: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        for part in images.tensor_split(max(-(-len(images) // self.batch_size), 1)):
+            with self.encoding():
+                layers, grid = self._encode(part)
+            rows = slice(start, start + len(part))
+            start = rows.stop
+            for index, tokens in enumerate(layers):
+                if len(outs) == index:
+                    shape = len(images), tokens.shape[1] - 1, tokens.shape[2]
+                    kind = dict(dtype=tokens.dtype, device=tokens.device)
+                    patches = torch.empty(shape, **kind)
+                    outs.append((patches, torch.empty(shape[::2], **kind)))
+                patches, cls = outs[index]
+                patches[rows], cls[rows] = tokens[:, 1:], tokens[:, 0]
+        return tuple(self._format(patches, cls, grid) for patches, cls in outs)
+
+    def _encode(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """``(N, 1 + h * w, C)`` of each layer asked for, and the grid ``(h, w)``."""
+        tokens, grid = self._embed(images)
+        blocks = self.visual.transformer.resblocks
+        layers = []
+        for index, block in enumerate(blocks[: max(self.out_indices) + 1]):
+            if index == len(blocks) - 1 and self._dense_attention is not None:
+                tokens = self._dense_attention(block, tokens, grid)
+            else:
+                tokens = self._run_block(block, tokens)
+            if index in self.out_indices:
+                layers.append(self._project(tokens).to(images.dtype))
+        return layers, grid
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         visual = self.visual
@@ -215,14 +267,50 @@ class PACLBackbone(FrozenModule):
         patches = F.interpolate(patches, **target, mode='bicubic', align_corners=False)
         return torch.cat([cls, patches.flatten(2)[0].T.to(cls.dtype)])
 
-    def _format(
-        self, tokens: Tensor, grid: tuple[int, int], dtype: torch.dtype
-    ) -> Tensor | list[Tensor]:
+    def _project(self, tokens: Tensor) -> Tensor:
         if self.output != 'block':
             tokens = self.visual.ln_post(tokens)
         if self.output == 'projection':
             tokens = tokens @ self.visual.proj
-        tokens = tokens.to(dtype)
+        return tokens
+
+    def _given_tokens(
+        self, tokens: Tensor
+    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Patch tokens ``(N, h * w, C)``, CLS if it is among them, and the grid."""
+        channels = self.visual.conv1.out_channels
+        if self.output == 'projection' and self.visual.proj is not None:
+            channels = self.visual.proj.shape[1]
+        if len(self.out_indices) > 1 or tokens.shape[2] != channels:
+            raise ValueError(
+                f'Tokens {tuple(tokens.shape)} in place of images: this backbone makes '
+                f'{channels} channels of {len(self.out_indices)} layers, and takes '
+                'those of one; use a cache of features that was made with this config.'
+            )
+        count = tokens.shape[1]
+        for extra in (0, 1):
+            side = math.isqrt(count - extra)
+            for grid in (self.token_grid, tuple(self.visual.grid_size), (side, side)):
+                if grid is not None and math.prod(grid) == count - extra:
+                    if self.output_cls_token and not extra:
+                        raise ValueError(
+                            'output_cls_token=True, but the tokens given in place of '
+                            'images have no CLS: keep it in the cache of features.'
+                        )
+                    return tokens[:, extra:], tokens[:, 0] if extra else None, grid
+        raise ValueError(
+            f'{count} tokens are no square, with CLS or without: set token_grid of '
+            'the backbone to their (height, width).'
+        )
+
+    def _format(
+        self, tokens: Tensor, cls: Tensor | None, grid: tuple[int, int]
+    ) -> Tensor | list[Tensor]:
         # A view, not a copy: the embedder turns it back into tokens at no cost.
-        maps = tokens[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
-        return [maps, tokens[:, 0]] if self.output_cls_token else maps
+        maps = tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+        return [maps, cls] if self.output_cls_token else maps
+
+
+def _run_block(block: nn.Module, tokens: Tensor) -> Tensor:
+    """One residual block of the tower; a function of its own to be compiled."""
+    return block(tokens)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -26,6 +28,11 @@ class PatchEmbedder(BaseModule):
             NMS05/Patch-Aligned-Contrastive-Learning.
         pre_norm: LayerNorm before both branches (NMS05).
         dropout: Dropout probability after that norm (NMS05: 0.1).
+        depth: Linear layers of the main branch, with activations between them: 2 in
+            PACL; 0 leaves the other branch alone, a linear map.
+
+    Raises:
+        ValueError: A negative depth.
     """
 
     def __init__(
@@ -36,25 +43,36 @@ class PatchEmbedder(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006  (MMSeg's idiom, not mutated)
         pre_norm: bool = False,
         dropout: float = 0.0,
+        depth: int = 2,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if depth < 0:
+            raise ValueError(f'depth must not be negative, got {depth}.')
         hidden_channels = hidden_channels or out_channels
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.norm = nn.LayerNorm(in_channels) if pre_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.main = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels),
-            build_activation_layer(act_cfg),
-            nn.Linear(hidden_channels, out_channels),
-        )
+        self.main = None
+        if depth > 0:
+            widths = [in_channels, *[hidden_channels] * (depth - 1), out_channels]
+            layers: list[nn.Module] = []
+            for width, next_width in pairwise(widths):
+                layers += [
+                    nn.Linear(width, next_width),
+                    build_activation_layer(act_cfg),
+                ]
+            self.main = nn.Sequential(*layers[:-1])
         self.skip = nn.Linear(in_channels, out_channels)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """``(..., in_channels)`` to ``(..., out_channels)``."""
+        if not torch.is_autocast_enabled(tokens.device.type):
+            tokens = tokens.to(self.skip.weight.dtype)  # of a low-precision encoder
         tokens = self.dropout(self.norm(tokens))
-        return self.main(tokens) + self.skip(tokens)
+        linear = self.skip(tokens)
+        return linear if self.main is None else self.main(tokens) + linear
 
     def forward(
         self, inputs: Sequence[Tensor | list[Tensor]]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.decode_heads import ZeroShotTextHead
+from pacl_mmseg.models.open_clip_model import shared_towers
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
@@ -58,7 +59,8 @@ class ZeroShotSegmentor(EncoderDecoder):
     """
 
     def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs)
+        with shared_towers():
+            super().__init__(**kwargs)
         Decoding.from_test_cfg(self.test_cfg)  # complain now, not when testing
         if not isinstance(self.decode_head, ZeroShotTextHead):
             raise ValueError(

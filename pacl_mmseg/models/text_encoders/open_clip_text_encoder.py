@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import open_clip
 import torch
-from torch import Tensor
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pacl_mmseg.models.frozen import FrozenModule
-from pacl_mmseg.models.open_clip_model import build_open_clip, describe, model_config
+from pacl_mmseg.models.open_clip_model import (
+    build_tokenizer,
+    describe,
+    model_config,
+    take_tower,
+)
 from pacl_mmseg.registry import MODELS
 
 
@@ -19,11 +24,17 @@ from pacl_mmseg.registry import MODELS
 class OpenCLIPTextEncoder(FrozenModule):
     """Texts to L2-normalised embeddings, frozen by default.
 
+    In CLIP's own text tower no token sees a later one and the embedding is read at the
+    end-of-text token. So there texts go in groups of similar length, cut behind the
+    longest, with the same result; a tower of another kind gets its full context length.
+
     Args:
         model, pretrained, init_seed: As for :class:`PACLBackbone`; give the same.
         frozen: If False the tower trains.
         dtype: Precision of the frozen tower.
-        batch_size: Texts encoded at once.
+        compile: Compile the frozen tower's blocks; see :class:`PACLBackbone`.
+        batch_size: Texts of full length encoded at once; of shorter ones, as many as
+            have as many tokens.
     """
 
     def __init__(
@@ -33,38 +44,110 @@ class OpenCLIPTextEncoder(FrozenModule):
         init_seed: int = 0,
         frozen: bool = True,
         dtype: str = 'float32',
+        compile: bool = False,
         batch_size: int = 256,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
-        clip = build_open_clip(model, pretrained, init_seed)
+        clip = take_tower('text', model, pretrained, init_seed)
         self.architecture = model_config(model)
         self._description = describe(model, pretrained, init_seed)
         self.text = clip.text
         self.embed_dims = int(clip.text.output_dim)
         self.logit_scale = min(math.exp(clip.logit_scale.item()), 100.0)
         self.batch_size = batch_size
-        self.tokenizer = (
-            open_clip.get_tokenizer(model)
-            if isinstance(model, str)
-            else open_clip.SimpleTokenizer(
-                context_length=self.architecture['text_cfg'].get('context_length', 77)
-            )
-        )
+        self.tokenizer = build_tokenizer(model)
         self.freeze(dtype)
+        self._cuts = frozen and _can_cut(self.text)
+        # Groups of texts have another size in every batch.
+        self._run_block = self.compile_if(compile, _run_block, dynamic=True)
 
     @property
     def description(self) -> str:
         return self._description
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts; longer ones than the context length are cut.
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, int64 ``(len(texts), context length)``; longer texts are cut."""
+        return self.tokenizer(list(texts))
+
+    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Encode texts.
+
+        Args:
+            texts: Strings, or token ids ``(N, context length)`` of :meth:`tokenize`:
+                best in the host's memory, since their lengths are looked at there.
 
         Returns:
-            Unit-length float32 embeddings ``(len(texts), embed_dims)``.
+            Unit-length float32 embeddings ``(N, embed_dims)``.
         """
+        tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
         device = next(self.text.parameters()).device
-        tokens = self.tokenizer(list(texts)).to(device)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            parts = [self.text(part) for part in tokens.split(self.batch_size)]
-            return F.normalize(torch.cat(parts).float(), dim=-1)
+        if not self.frozen:
+            parts = tokens.to(device).split(self.batch_size)
+            return F.normalize(torch.cat([*map(self.text, parts)]).float(), dim=-1)
+        full = tokens.shape[1]
+        lengths, order = self._lengths(tokens).sort()
+        order = _send(order, device)
+        tokens = _send(tokens, device)[order]
+        sizes, counts = lengths.unique_consecutive(return_counts=True)
+        groups = zip(sizes.tolist(), tokens.split(counts.tolist()), strict=True)
+        with self.encoding():
+            parts = [
+                self._encode(part)
+                for length, group in groups
+                for part in group[:, :length].split(self.batch_size * full // length)
+            ]
+        # Out of inference mode: what is made here is an ordinary tensor.
+        return F.normalize(torch.cat(parts)[order.argsort()].float(), dim=-1)
+
+    def _lengths(self, tokens: Tensor) -> Tensor:
+        """At how many tokens each text may be cut, ``(N,)`` on the host.
+
+        In steps of 8, so that there are few groups, and what is added costs little.
+        """
+        if not self._cuts:
+            return torch.full((len(tokens),), tokens.shape[1])
+        tokens = tokens.cpu()
+        if self.text.pool_type == 'eos':
+            tokens = (tokens == self.text.eos_id).int()
+        needed = tokens.argmax(1) + 1
+        return (-(-needed // 8) * 8).clamp_max(tokens.shape[1])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        """``(N, embed_dims)``, not normalised, of token ids ``(N, L)``."""
+        text = self.text
+        if not self._cuts:
+            return text(tokens)
+        length = tokens.shape[1]
+        x = text.token_embedding(tokens) + text.positional_embedding[:length]
+        mask = text.attn_mask[:length, :length].contiguous()
+        for block in text.transformer.resblocks:
+            x = self._run_block(block, x, mask)
+        x = text_global_pool(x, tokens, text.pool_type, text.eos_id)
+        x = text.ln_final(x)
+        if isinstance(text.text_projection, nn.Linear):
+            return text.text_projection(x)
+        return x if text.text_projection is None else x @ text.text_projection
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device; to a GPU without waiting for what it has to do before."""
+    if device.type == 'cuda' and tensor.device.type == 'cpu':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _can_cut(text: nn.Module) -> bool:
+    """Whether the embedding depends on nothing behind the end of a text."""
+    return (
+        type(text) is TextTransformer
+        and text.attn_mask is not None
+        and text.cls_emb is None
+        and text.pool_type in ('argmax', 'eos')
+        and not text.output_tokens
+    )
+
+
+def _run_block(block: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    """One residual block of the tower; a function of its own to be compiled."""
+    return block(tokens, attn_mask=mask)
