@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
@@ -35,8 +36,9 @@ class SampleCounts:
     its own copy of this module, and only what is pickled with the dataset
     still points at the shared memory.
 
-    Counters are per training process (rank); two loaders of one process whose
-    workers run at the same moment share rows, and may then lose a count.
+    Counters are per training process (rank), and added up over all on request; two
+    loaders of one process whose workers run at the same moment share rows, and may
+    then lose a count.
     """
 
     def __init__(self) -> None:
@@ -71,16 +73,26 @@ class SampleCounts:
                 level=logging.WARNING,
             )
 
-    def totals(self) -> dict[str, int]:
+    def totals(self, reduce: bool = False) -> dict[str, int]:
         """Add up the workers' counts.
+
+        Args:
+            reduce (bool): Whether of all ranks, which must then all call this.
+                Defaults to False: of this one.
 
         Returns:
             dict[str, int]: The count of every reason, zeros included.
         """
-        return dict(zip(REASONS, self.table.sum(0).tolist(), strict=True))
+        sums = self.table.sum(0)
+        if reduce:
+            all_reduce(sums)
+        return dict(zip(REASONS, sums.tolist(), strict=True))
 
-    def summary(self) -> str:
+    def summary(self, reduce: bool = False) -> str:
         """Put the counts into words.
+
+        Args:
+            reduce (bool): As of :meth:`totals`.
 
         Returns:
             str: ``'3 corrupt image, 1 empty caption'``, or
@@ -88,7 +100,7 @@ class SampleCounts:
         """
         parts = [
             f'{count} {reason.replace("_", " ")}'
-            for reason, count in self.totals().items()
+            for reason, count in self.totals(reduce).items()
             if count
         ]
         return ', '.join(parts) or 'nothing skipped or converted'

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from pacl_mmseg.registry import DATA_SAMPLERS, DATASETS
 
@@ -22,7 +22,8 @@ def seeded(*key: int) -> Iterator[None]:
 
     Covers :mod:`random`, NumPy and PyTorch's CPU generator, which between them
     are what image and text transforms draw from. Accelerator generators are
-    left alone.
+    left alone. A data worker's are not restored, as nothing else draws from them
+    there and restoring takes most of the time.
 
     Args:
         *key (int): Non-negative integers that together name the random state.
@@ -30,7 +31,9 @@ def seeded(*key: int) -> Iterator[None]:
     Yields:
         None
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = None
+    if get_worker_info() is None:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1:3])
@@ -38,9 +41,10 @@ def seeded(*key: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 def permutation(length: int, seed: int, epoch: int) -> np.ndarray:

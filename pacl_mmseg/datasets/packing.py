@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def pack_shards(
 
     Raises:
         FileExistsError: If the folder has shards already.
+        OSError: If the disk is full or fails; complete shards stay.
         ValueError: If a number is not positive, or nothing could be packed.
     """
     if shard_size < 1 or (max_pairs is not None and max_pairs < 1):
@@ -97,7 +99,17 @@ def pack_shards(
         last = (pairs - 1) // shard_size
         target.close()
         part.rename(out_dir / f'{last:05d}.tar')
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f'{error.strerror}, after {len(list(out_dir.glob("*.tar")))} complete '
+            'shards; make room and pack again into an empty folder',
+            str(out_dir),
+        ) from error
     finally:
+        if target is not None:
+            with suppress(OSError):  # a full disk again
+                target.close()
         part.unlink(missing_ok=True)
     name = '00000' if last == 0 else f'{{00000..{last:05d}}}'
     return PackingSummary(last + 1, pairs, skipped, str(out_dir / f'{name}.tar'))

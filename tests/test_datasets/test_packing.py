@@ -1,8 +1,10 @@
 import importlib.util
 import json
 import os
+import resource
 import sys
 import tarfile
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,33 @@ def test_interruption_leaves_complete_shards_only(coco, tmp_path, monkeypatch):
         pack_shards(coco, out, shard_size=3)
     assert [path.name for path in out.iterdir()] == ['00000.tar']
     assert len(members(out / '00000.tar')) == 9
+
+
+def pack_on_a_small_disk(dataset, out, queue) -> None:
+    # The second shard, with its image of noise, is larger than what can be written.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    try:
+        pack_shards(dataset, out, shard_size=1)
+    except OSError as error:
+        queue.put(str(error))
+
+
+def test_disk_that_fills_up(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise[:20, :20]).save(tmp_path / '0.png')
+    Image.fromarray(noise).save(tmp_path / '1.png')
+    table = tmp_path / 'list.csv'
+    table.write_text('0.png,a\n1.png,b\n')
+    dataset = CaptionListDataset(str(table), data_prefix=dict(img_path=str(tmp_path)))
+    context = get_context('fork')
+    queue = context.SimpleQueue()
+    out = tmp_path / 'out'
+    process = context.Process(target=pack_on_a_small_disk, args=(dataset, out, queue))
+    process.start()
+    process.join()
+    message = queue.get()
+    assert 'after 1 complete shards; make room' in message and str(out) in message
+    assert [path.name for path in out.iterdir()] == ['00000.tar']
 
 
 def test_refusals(coco, tmp_path):

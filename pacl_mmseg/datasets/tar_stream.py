@@ -1,0 +1,190 @@
+"""Tar shards read from files, commands and URLs that may fail or fall silent."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import webdataset as wds
+from webdataset.gopen import rewrite_url
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+_PAUSE = 1.0  # seconds before the first retry; each further one waits twice as long
+
+
+class BrokenShardError(Exception):
+    """A shard could not be read, or not to its end; says why."""
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a shard is anything but a path, such as ``pipe:`` or ``s3:``."""
+    return re.match(r'[a-z0-9+]+:', url, re.IGNORECASE) is not None
+
+
+def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
+    """Yield a shard's samples in their order, each once.
+
+    What is behind a URL or a command is opened again when it fails, and what was
+    yielded before is passed over. A sample that the failure may have cut is not
+    yielded.
+
+    Args:
+        url (str): A path, or a URL as webdataset takes them.
+        timeout (float): Seconds without any data after which a command is killed.
+        retries (int): How often to open it again; a path is opened once.
+
+    Yields:
+        dict: ``__key__``, ``__url__`` and the bytes of each member by suffix.
+
+    Raises:
+        BrokenShardError: When no sample is left to yield, if there was an error.
+    """
+    yielded = 0
+    for attempt in range(1 + retries if is_remote(url) else 1):
+        if attempt:
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
+        try:
+            for number, sample in enumerate(_read_once(url, timeout)):
+                if number == yielded:
+                    yielded += 1
+                    yield sample
+            return
+        except Exception as error:  # tarfile, the operating system, a command
+            failure = error
+            if isinstance(error, ValueError):  # a name that occurs twice
+                break
+    # webdataset appends to the arguments; the first of them, or the system's, is the
+    # reason.
+    reason = getattr(failure, 'strerror', None) or (failure.args or [failure])[0]
+    reason = str(reason).removesuffix(f' @ {url}') or type(failure).__name__
+    raise BrokenShardError(reason) from failure
+
+
+def _read_once(url: str, timeout: float) -> Iterator[dict]:
+    errors: list[Exception] = []
+
+    def note(error: Exception) -> bool:
+        errors.append(error)
+        return True
+
+    def files() -> Iterator[dict]:
+        yield from tar_file_expander([dict(url=url, stream=stream)], eof_value=None)
+        # ``tarfile`` takes a file that stops at a header, or has a damaged one, for
+        # complete. Raised before its end gets to it, webdataset drops the last sample,
+        # which may lack members.
+        stream.check_end()
+
+    stream = _Stream(url, timeout)
+    try:
+        yield from group_by_keys(files(), handler=note)
+    finally:
+        stream.close()
+    if errors:
+        raise errors[0]
+
+
+class _Stream:
+    """A shard's bytes, watched for silence, failed commands and a missing end."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.head = self.tail = b''
+        self.messages = None
+        command = rewrite_url(url)
+        if command.startswith('pipe:'):
+            # webdataset would open it, but with no way to its messages, nor to all of
+            # the processes that a shell starts.
+            self.messages = tempfile.TemporaryFile()  # noqa: SIM115
+            self.source = self.process = subprocess.Popen(
+                command.removeprefix('pipe:'),
+                shell=True,
+                stdout=subprocess.PIPE,
+                stderr=self.messages,
+                start_new_session=True,
+            )
+        else:
+            self.source = wds.gopen(url)
+            self.process = getattr(self.source, 'proc', None)
+        if self.process is not None:
+            self.data = self.process.stdout.fileno()
+            self.poll = select.poll()
+            self.poll.register(self.data, select.POLLIN)
+
+    def __str__(self) -> str:  # webdataset puts this into its messages
+        return self.url
+
+    def read(self, size: int) -> bytes:
+        if self.process is None:
+            data = self.source.read(size)
+        else:
+            data = b''
+            while len(data) < size and (part := self._wait_for(size - len(data))):
+                data += part
+            if not data:
+                self._check_exit()
+        self.head = self.head or data[:2]
+        self.tail = (self.tail + data[-1024:])[-1024:]
+        return data
+
+    def _wait_for(self, size: int) -> bytes:
+        if not self.poll.poll(self.timeout * 1000):
+            raise TimeoutError(f'no data for {self.timeout:g} s')
+        return os.read(self.data, size)
+
+    def _check_exit(self) -> None:
+        try:
+            status = self.process.wait(self.timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(
+                f'the command did not end within {self.timeout:g} s of its last data'
+            ) from None
+        if status:
+            raise OSError(f'the command ended with exit status {status}{self._said()}')
+
+    def _said(self) -> str:
+        if self.messages is None:
+            return ''
+        self.messages.seek(max(0, self.messages.seek(0, os.SEEK_END) - 1000))
+        lines = self.messages.read().decode(errors='replace').split('\n')
+        said = [line.strip() for line in lines if line.strip()]
+        return f' ({said[-1]})' if said else ''
+
+    def check_end(self) -> None:
+        """Read what is left; raise if that is not the end of a tar file."""
+        left = False
+        # Zeros end an archive and fill it up; a command that failed, or was cut off
+        # between two files, says so only when its output has been read to the end.
+        while chunk := self.read(1 << 20):
+            left = left or any(chunk)
+        if self.head in (b'\x1f\x8b', b'BZ', b'\xfd7'):
+            return  # compressed files have checksums
+        if left:
+            raise tarfile.ReadError('damaged within')
+        if any(self.tail):
+            raise tarfile.ReadError('unexpected end of data')
+
+    def close(self) -> None:
+        """Close everything; a command that still runs is killed and collected."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    if self.messages is None:
+                        self.process.kill()
+                    else:
+                        os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+            self.process.stdout.close()
+        if self.messages is not None:
+            self.messages.close()
+        else:
+            with suppress(Exception):  # webdataset's raises when a command failed
+                self.source.close()

@@ -1,0 +1,156 @@
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from shard_files import all_keys, write_shards
+
+from pacl_mmseg.datasets import tar_stream
+from pacl_mmseg.datasets.tar_stream import BrokenShardError, read_shard
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(tar_stream, '_PAUSE', 0.01)
+
+
+@pytest.fixture
+def tar(tmp_path) -> Path:
+    """A shard of 20 samples."""
+    write_shards(tmp_path, 1, 20)
+    return tmp_path / '00000.tar'
+
+
+def read(url, timeout: float = 60, retries: int = 0) -> tuple[list[str], str]:
+    """Return the keys a shard gives, and why it is broken, if it is."""
+    keys = []
+    try:
+        for sample in read_shard(str(url), timeout, retries):
+            assert sample.keys() == {'__key__', '__url__', 'jpg', 'txt', 'json'}
+            keys.append(sample['__key__'])
+    except BrokenShardError as error:
+        return keys, str(error)
+    return keys, ''
+
+
+def runs(pid: int) -> bool:
+    try:
+        return (
+            Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+        )
+    except FileNotFoundError:
+        return False
+
+
+def zombies() -> set[int]:
+    """Children of this process that have ended and were not waited for."""
+    found = set()
+    for task in Path('/proc/self/task').iterdir():
+        children = map(int, (task / 'children').read_text().split())
+        found |= {pid for pid in children if not runs(pid)}
+    return found
+
+
+def test_files_commands_and_file_urls(tar):
+    for url in (tar, f'pipe:cat {tar}', f'pipe:cat {tar} | gzip', f'file://{tar}'):
+        assert read(url) == (all_keys(1, 20), '')
+
+
+def test_a_cut_sample_is_never_yielded_nor_a_whole_one_lost(tar, tmp_path):
+    data = tar.read_bytes()
+    cut = tmp_path / 'cut.tar'
+    complete = 0
+    for length in range(0, len(data.rstrip(b'\0')), 512):
+        cut.write_bytes(data[:length])
+        keys, reason = read(cut)  # which checks that all have all members
+        assert keys == all_keys(1, 20)[: len(keys)]
+        assert reason
+        complete = max(complete, len(keys))
+        assert len(keys) >= complete - 1
+    assert complete >= 19
+
+
+def test_a_silent_command_is_killed_with_its_children(tar, tmp_path):
+    pid = tmp_path / 'pid'
+    command = f"head -c 30000 {tar}; sh -c 'echo $$ > {pid}; exec sleep 600' | cat"
+    keys, reason = read(f'pipe:{command}', timeout=0.5)
+    assert 0 < len(keys) < 20
+    assert reason == 'no data for 0.5 s'
+    while runs(int(pid.read_text())):  # until the kernel gets to it
+        time.sleep(0.01)
+
+
+def test_a_command_that_does_not_end_is_killed(tar):
+    keys, reason = read(f'pipe:cat {tar}; exec >&-; sleep 600', timeout=0.5)
+    assert keys == all_keys(1, 19 + 1)[: len(keys)] and len(keys) >= 19
+    assert reason == 'the command did not end within 0.5 s of its last data'
+
+
+@pytest.mark.parametrize(
+    'command, reason',
+    [
+        ('exit 7', 'the command ended with exit status 7'),
+        ('cat {}; exit 7', 'the command ended with exit status 7'),
+        (
+            'cat {}; echo a >&2; echo "no credentials" >&2; exit 2',
+            'the command ended with exit status 2 (no credentials)',
+        ),
+        ('true', 'empty file'),
+        ('head -c 9000 {}', 'unexpected end of data'),
+        ('echo nonsense', 'truncated header'),
+    ],
+)
+def test_a_failing_command_is_named_with_what_it_said(tar, command, reason):
+    keys, found = read(f'pipe:{command.format(tar)}')
+    assert found == reason
+    assert len(keys) < 20
+
+
+def test_a_command_that_recovers_goes_on_where_it_failed(tar, tmp_path):
+    calls = tmp_path / 'calls'
+    # Fails after some data, then before any, falls silent the third time.
+    command = f"""pipe:echo >> {calls}; case $(wc -l < {calls}) in
+        1) head -c 9000 {tar}; exit 1;; 2) exit 1;;
+        3) head -c 20000 {tar}; sleep 600;; *) cat {tar};; esac"""
+    assert read(command, timeout=1, retries=3) == (all_keys(1, 20), '')
+    assert len(calls.read_text()) == 4
+    calls.unlink()
+    keys, reason = read(command, timeout=1, retries=2)
+    assert 0 < len(keys) < 20 and reason == 'no data for 1 s'
+    assert len(calls.read_text()) == 3
+
+
+def test_a_path_is_opened_once(tmp_path):
+    assert read(tmp_path / 'no.tar', retries=2) == ([], 'No such file or directory')
+    assert read(tmp_path, retries=2) == ([], 'Is a directory')
+
+
+def test_a_name_that_occurs_twice_is_noted(tmp_path, tar):
+    data = tar.read_bytes()
+    first = data.index(b'000000001.jpg')
+    twice = tmp_path / 'twice.tar'
+    text = data.index(b'000000000.txt')
+    twice.write_bytes(data[:first] + data[text : text + 1024] + data[first:])
+    keys, reason = read(f'pipe:cat {twice}', retries=2)
+    assert keys == all_keys(1, 20)
+    assert 'duplicate file name' in reason
+
+
+@pytest.mark.skipif(not shutil.which('curl'), reason='webdataset reads URLs with curl')
+def test_a_server_that_does_not_answer():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        url = f'http://127.0.0.1:{server.getsockname()[1]}/0.tar'
+        assert read(url, timeout=0.5, retries=1) == ([], 'no data for 0.5 s')
+    keys, reason = read(url)
+    assert (keys, reason[:-1]) == ([], 'the command ended with exit status ')
+
+
+def test_no_process_is_left_over(tar):
+    before = zombies()
+    for command in (f'cat {tar}', 'exit 3', 'sleep 600', f'cat {tar}; sleep 600'):
+        read(f'pipe:{command}', timeout=0.3, retries=1)
+        abandoned = read_shard(f'pipe:cat {tar}; sleep 600', 60, 0)
+        next(abandoned)
+        abandoned.close()
+    assert zombies() <= before
