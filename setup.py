@@ -62,6 +62,7 @@ setup(
         'ftfy',  # MMSeg's tokenizer, caption cleaning
         'regex',  # MMSeg's tokenizer
         'webdataset>=1.0',  # tar shards: the format of img2dataset's CC3M/CC12M/YFCC
+        'safetensors',  # feature caches; open_clip needs it too
         'filelock',  # one process encodes a text bank, others wait; torch needs it too
         'matplotlib',  # the quickstart's picture grid; MMEngine needs it anyway
     ],
@@ -83,6 +84,7 @@ setup(
         # Preparing benchmarks: masks of Pascal Context and of COCO's instances; what
         # MMSeg's converter of Cityscapes calls (it brings along an obsolete `typing`).
         'data': ['pycocotools', 'cityscapesscripts'],
-        'tests': ['pytest', 'ruff', 'pycocotools'],
+        'tensorboard': ['tensorboard'],  # curves and pictures of a training run
+        'tests': ['pytest', 'ruff', 'pycocotools', 'tensorboard'],
     },
 )

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
 from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_config
 from pacl_mmseg.apis.missing import missing_data
+from pacl_mmseg.engine import shut_down
 
 # What bad input raises, as opposed to a mistake in the program.
 # MMSeg asserts that files can be read, and names them; MMEngine says of which type an
@@ -134,5 +134,4 @@ def run(main: Callable[[], object]) -> None:
             message = message.strip().splitlines()[-1].partition(': ')[2]
         sentence = ' '.join(message.split())
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')
-    if dist.is_initialized():  # else gloo's threads may abort the process as it ends
-        dist.destroy_process_group()
+    shut_down()

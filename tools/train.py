@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> Runner:
         )
     if args.amp and cfg.optim_wrapper.type == 'OptimWrapper':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        # bfloat16 has the range of float32, and needs no scale.
+        scaled = cfg.optim_wrapper.get('dtype') != 'bfloat16'
+        loss_scale = 'dynamic' if scaled else dict(enabled=False)
+        cfg.optim_wrapper.setdefault('loss_scale', loss_scale)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -5,7 +5,10 @@ runner_type = 'ContrastivePretrainRunner'
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # gloo is used where there is no GPU
+    # gloo is used where there is no GPU. A process that waits for another one for more
+    # than `timeout` seconds ends the job: half an hour, PyTorch's own for gloo, is more
+    # than a first checkpoint, a validation or a start of data workers takes.
+    dist_cfg=dict(backend='nccl', timeout=1800),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(

@@ -1,5 +1,6 @@
 from pacl_mmseg.datasets.coco_object import COCOObjectDataset
 from pacl_mmseg.datasets.draws import DrawSampler, ShuffledDraws
+from pacl_mmseg.datasets.feature_cache import CachedFeatures
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.datasets.large_vocabulary import (
     ADE20K847Dataset,
@@ -12,7 +13,10 @@ from pacl_mmseg.datasets.transforms import (
     LoadPILImage,
     LoadSegmentationMask,
     NounPrompt,
+    PackImageText,
     PickCaption,
+    TokenizeCaption,
+    collate_image_text,
 )
 from pacl_mmseg.datasets.voc20 import PascalVOC20Dataset
 
@@ -20,6 +24,7 @@ __all__ = [
     'ADE20K847Dataset',
     'CLIPResizeCrop',
     'COCOObjectDataset',
+    'CachedFeatures',
     'CaptionListDataset',
     'CocoCaptionsDataset',
     'DrawSampler',
@@ -27,10 +32,13 @@ __all__ = [
     'LoadPILImage',
     'LoadSegmentationMask',
     'NounPrompt',
+    'PackImageText',
     'PascalContext459Dataset',
     'PascalVOC20Dataset',
     'PickCaption',
     'ShuffledDraws',
     'SmallWorldCaptions',
     'SmallWorldSegmentation',
+    'TokenizeCaption',
+    'collate_image_text',
 ]

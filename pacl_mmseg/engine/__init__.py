@@ -1,5 +1,20 @@
-from pacl_mmseg.engine.hooks import PretrainHook
+from pacl_mmseg.engine.hooks import (
+    LossWatchHook,
+    PretrainCheckpointHook,
+    PretrainHook,
+    PretrainLoggerHook,
+)
 from pacl_mmseg.engine.loops import PretrainLoop
-from pacl_mmseg.engine.runner import ContrastivePretrainRunner
+from pacl_mmseg.engine.phases import PhaseTimer
+from pacl_mmseg.engine.runner import ContrastivePretrainRunner, shut_down
 
-__all__ = ['ContrastivePretrainRunner', 'PretrainHook', 'PretrainLoop']
+__all__ = [
+    'ContrastivePretrainRunner',
+    'LossWatchHook',
+    'PhaseTimer',
+    'PretrainCheckpointHook',
+    'PretrainHook',
+    'PretrainLoggerHook',
+    'PretrainLoop',
+    'shut_down',
+]

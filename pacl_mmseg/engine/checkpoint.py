@@ -14,6 +14,10 @@ import torch
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
 
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written; what was there before is as it was."""
+
+
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint with ``torch.load(weights_only=True)``.
 

@@ -3,41 +3,306 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, Hook
+import torch
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
+from pacl_mmseg.datasets.feature_cache import CachedFeatures
+from pacl_mmseg.datasets.shards import ImageTextShards
+from pacl_mmseg.engine.checkpoint import (
+    CheckpointNotWritten,
+    plain,
+    random_state,
+    set_random_state,
+)
 from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.registry import HOOKS
+
+_NAMED = 40  # shards or images that a message lists
+
+
+class LateScalars:
+    """Scalars of training steps, read from a GPU without making it wait.
+
+    A step's scalars are copied to the host behind the step. They are given when the
+    next step is on its way: reading at once would let the GPU run idle until the host
+    has prepared the next step. On a CPU they are given at once.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[Any, dict, Tensor | None, Any]] = deque()
+
+    def put(self, note: Any, scalars: dict[str, Any]) -> None:
+        """Take the scalars of a step, with anything to give back with them."""
+        tensors = [v.detach() for v in scalars.values() if isinstance(v, Tensor)]
+        values, copied = None, None
+        if tensors:
+            values = torch.stack([tensor.double().mean() for tensor in tensors])
+            # From a GPU this is a copy to pinned memory, queued behind the step.
+            values = values.to('cpu', non_blocking=True)
+        if tensors and tensors[0].is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
+        self._pending.append((note, dict(scalars), values, copied))
+
+    def take(self, flush: bool = False) -> list[tuple[Any, dict[str, float]]]:
+        """What is due, oldest first: (note, scalars); with ``flush`` all there is."""
+        due = []
+        while self._pending:
+            note, scalars, values, copied = self._pending[0]
+            if copied is not None:
+                if len(self._pending) == 1 and not flush:
+                    break
+                copied.synchronize()
+            self._pending.popleft()
+            numbers = iter(() if values is None else values.tolist())
+            for name, value in scalars.items():
+                scalars[name] = next(numbers) if isinstance(value, Tensor) else value
+            due.append((note, scalars))
+        return due
+
+
+@HOOKS.register_module()
+class LossWatchHook(RuntimeInfoHook):
+    """``RuntimeInfoHook`` that leaves the GPU at work, and watches the loss.
+
+    The log variables of a step are published one iteration late on a GPU, except where
+    they are wanted at once: for the log, a checkpoint, validation and at the end. On a
+    CPU they are always in time.
+
+    A loss that is not finite stops the run before anything else is written. A spike is
+    reported and training goes on: a loss above the mean of the last ``spike_window``
+    losses by more than ``spike_deviations`` of their standard deviations (or of a
+    thousandth of the mean if that is more, as a loss that does not move has none).
+    Both messages name the iteration and the shards (for map-style data, the images) of
+    its batch on all processes; the loss is the same on all, so all take part.
+
+    Args:
+        spike_deviations: As said; None reports no spikes. The default, 6, is
+            practically never reached by normally distributed noise (once in 1e9).
+        spike_window: Losses in the running mean. Nothing is reported until that many
+            have been seen. The default, 200, is 0.8 million samples at the paper's
+            batch of 4096.
+        spike_interval: Iterations after a report in which no other one is made.
+    """
+
+    def __init__(
+        self,
+        spike_deviations: float | None = 6.0,
+        spike_window: int = 200,
+        spike_interval: int = 100,
+    ) -> None:
+        super().__init__()
+        self.spike_deviations = spike_deviations
+        self.spike_interval = spike_interval
+        self._losses: deque[float] = deque(maxlen=spike_window)
+        self._quiet_until = 0
+        self._scalars = LateScalars()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        note = runner.iter + 1, _provenance(data_batch)
+        self._scalars.put(note, outputs or {})
+        self.publish(runner, flush=self._wanted_now(runner, batch_idx))
+
+    def publish(self, runner: Runner, flush: bool = True) -> None:
+        """Put the log variables that are due into the message hub and look at them.
+
+        Raises:
+            RuntimeError: A loss is not finite.
+        """
+        for (iteration, provenance), scalars in self._scalars.take(flush):
+            super().after_train_iter(runner, iteration - 1, outputs=scalars)
+            if 'loss' in scalars:
+                self._check(runner, iteration, scalars['loss'], provenance)
+
+    def _wanted_now(self, runner: Runner, batch_idx: int) -> bool:
+        loop = runner.train_loop
+        return (
+            self.is_last_train_iter(runner)
+            or self.every_n_train_iters(runner, getattr(loop, 'val_interval', 0))
+            or any(
+                self.every_n_inner_iters(batch_idx, hook.interval)
+                for hook in runner.hooks
+                if isinstance(hook, (LoggerHook, CheckpointHook))
+            )
+        )
+
+    def _check(
+        self, runner: Runner, iteration: int, loss: float, provenance: Any
+    ) -> None:
+        if not math.isfinite(loss):
+            last = runner.message_hub.runtime_info.get('last_ckpt', 'none yet')
+            raise RuntimeError(
+                f'The loss is {loss} at iteration {iteration}: training stops '
+                f'and writes nothing more; the last good checkpoint is {last}. Lower '
+                'the learning rate, or use bfloat16 in place of float16. In flight: '
+                f'{_in_flight(runner, provenance)}.'
+            )
+        losses = self._losses
+        if len(losses) == losses.maxlen and self.spike_deviations is not None:
+            mean = fmean(losses)
+            deviation = max(pstdev(losses, mean), abs(mean) / 1000)
+            excess = (loss - mean) / deviation if deviation else 0.0
+            if excess > self.spike_deviations and iteration >= self._quiet_until:
+                self._quiet_until = iteration + self.spike_interval
+                runner.logger.warning(
+                    f'Loss spike at iteration {iteration}: {loss:.4g} after a mean of '
+                    f'{mean:.4g} ({excess:.1f} standard deviations). In flight: '
+                    f'{_in_flight(runner, provenance)}.'
+                )
+        losses.append(loss)
+
+
+@HOOKS.register_module()
+class PretrainCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` for disks that can be full.
+
+    A checkpoint that cannot be written is a warning: training goes on, the earlier
+    checkpoints stay, and the next one is tried in its turn. (The stock hook removes
+    the oldest one before it writes; this one after, so that there has to be room for
+    one more.) It is an error at the end of training, and where it happens
+    ``max_failures`` times in a row.
+
+    Args:
+        max_failures: The default, 3, risks the work of as many intervals.
+        **kwargs: Those of ``CheckpointHook``.
+    """
+
+    def __init__(self, *args: Any, max_failures: int = 3, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_failures = max_failures
+        self._failures = 0
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        info = runner.message_hub.runtime_info
+        before = self.last_ckpt, info.get('last_ckpt')
+        limit, self.max_keep_ckpts = self.max_keep_ckpts, -1
+        ids = list(self.keep_ckpt_ids) if limit > 0 else []
+        kept = [*(other for other in ids if other != step), step]
+        if limit > 0:
+            runner.message_hub.update_info('keep_ckpt_ids', kept[-limit:])
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except CheckpointNotWritten as error:
+            self.last_ckpt, info['last_ckpt'] = before
+            if limit > 0:
+                info['keep_ckpt_ids'] = ids
+            self._failed(runner, error, last=step >= runner.max_iters)
+            return
+        except OSError as error:  # the note of the name; the files themselves count
+            runner.logger.warning(f'last_checkpoint was not written: {error}')
+        finally:
+            self.max_keep_ckpts = limit
+        self._failures = 0
+        if limit > 0:
+            self.keep_ckpt_ids = deque(kept[-limit:], limit)
+            for old in kept[:-limit] if is_main_process() else ():
+                name = self.filename_tmpl.format(old)
+                path = self.file_backend.join_path(self.out_dir, name)
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except CheckpointNotWritten as error:
+            self._failed(runner, error, last=False)
+
+    def _failed(self, runner: Runner, error: CheckpointNotWritten, last: bool) -> None:
+        self._failures += 1
+        good = self.last_ckpt or 'none yet'
+        if last or self._failures >= self.max_failures:
+            raise RuntimeError(
+                f'{error} This is the {self._failures}. failure in a row'
+                f'{" and the end of training" if last else ""}: training stops. The '
+                f'last good checkpoint is {good}; make room and continue with --resume.'
+            ) from error
+        runner.logger.warning(
+            f'{error} Training goes on ({self._failures} of at most '
+            f'{self.max_failures} failures in a row); the last good checkpoint is '
+            f'{good}. Make room.'
+        )
+
+
+@HOOKS.register_module()
+class PretrainLoggerHook(LoggerHook):
+    """``LoggerHook`` that does not end training where curves cannot be written.
+
+    A full disk is then met by the checkpoint hook, which can go on.
+    """
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        with _unwritten_curves(runner):
+            super().after_train_iter(runner, *args, **kwargs)
+
+    def after_val_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        with _unwritten_curves(runner):
+            super().after_val_epoch(runner, *args, **kwargs)
+
+
+@contextmanager
+def _unwritten_curves(runner: Runner) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        runner.logger.warning(f'Scalars were not written to the visualizer: {error}')
 
 
 @HOOKS.register_module()
 class PretrainHook(Hook):
-    """Checks, counters and checkpoint contents of ``ContrastivePretrainRunner``.
+    """Counters, reports and checkpoint contents of ``ContrastivePretrainRunner``.
 
-    The runner registers it by itself. Every iteration it stops the run on a non-finite
-    loss (before a checkpoint is written), follows the position in the shards and logs
-    ``samples_per_s``. Before validation and test it compares the number of classes of
-    the vocabulary with the dataset's. It keeps validation from moving the random
-    generators, and reports skipped samples every ``report_interval`` iterations and at
-    the end.
+    The runner registers it by itself. Every iteration it follows the position in the
+    shards and logs ``samples_per_s`` (all processes) and ``data_wait``, the percentage
+    of the time for which the process waited for its next batch; on a GPU that is at
+    work meanwhile such a wait need not cost anything. Before validation and test it
+    compares the number of classes of the vocabulary with the dataset's. It keeps
+    validation from moving the random generators. Every ``report_interval`` iterations
+    and at the end it reports the samples of each source and those skipped, over all
+    processes, and lists shards found broken in the log and in ``broken_shards.txt``
+    of the work directory.
 
     Args:
-        report_interval: Iterations between two reports of skipped samples.
+        report_interval: Iterations between two reports.
+        phases: Also log the seconds a step of each phase as ``phase_vision`` etc., see
+            :class:`PhaseTimer`, when the logger logs. Costs two function calls per
+            phase and step and, on a GPU, no waiting but with the log's other values.
+            Off by default only to keep the log's lines short.
     """
 
     priority = 55  # after the iteration timer, before the logger and checkpoints
 
-    def __init__(self, report_interval: int = 1000) -> None:
+    def __init__(self, report_interval: int = 1000, phases: bool = False) -> None:
         self.report_interval = report_interval
+        self.phases = phases
+        self._timer: PhaseTimer | None = None
         self._reported = ''
+        self._broken: list[str] = []
 
     def before_train(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        dataset = getattr(dataset, 'dataset', dataset)  # within ShuffledDraws
+        if isinstance(dataset, CachedFeatures):
+            dataset.check(runner.bare_model)
         accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         for hook in runner.hooks:
             interval = hook.interval if isinstance(hook, CheckpointHook) else 0
@@ -48,6 +313,9 @@ class PretrainHook(Hook):
                     'set default_hooks.checkpoint.interval to a multiple of '
                     f'{accumulate}.'
                 )
+        if self.phases:
+            self._timer = PhaseTimer(runner.model, runner.optim_wrapper)
+            runner.train_loop.phase_timer = self._timer
 
     def after_train_iter(
         self,
@@ -56,31 +324,31 @@ class PretrainHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        loss = outputs['loss'].item()
-        if not math.isfinite(loss):
-            last = runner.message_hub.runtime_info.get('last_ckpt', 'none yet')
-            raise RuntimeError(
-                f'The loss is {loss} at iteration {runner.iter + 1}: training stops '
-                f'and writes nothing more; the last good checkpoint is {last}. Lower '
-                'the learning rate, or use bfloat16 in place of float16.'
-            )
-        loop = runner.train_loop
+        loop, hub = runner.train_loop, runner.message_hub
         if not isinstance(loop, PretrainLoop):
             return
-        loop.shard_progress.update(
-            sample.metainfo['shard_position']
-            for sample in data_batch['data_samples']
-            if 'shard_position' in sample.metainfo
-        )
-        seconds = runner.message_hub.get_scalar('train/time').current()
+        loop.shard_progress.update(_positions(data_batch))
+        window = runner.log_processor.window_size
+        seconds = hub.get_scalar('train/time').mean(window)
         if seconds > 0:
-            speed = loop.samples_per_iter / seconds
-            runner.message_hub.update_scalar('train/samples_per_s', speed)
+            waited = hub.get_scalar('train/data_time').mean(window)
+            hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
+            hub.update_scalar('train/data_wait', 100 * waited / seconds)
+        if self._timer is not None and any(
+            self.every_n_inner_iters(batch_idx, hook.interval)
+            for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        ):
+            for name, value in self._timer.read().items():
+                hub.update_scalar(f'train/phase_{name}', value)
         if self.every_n_train_iters(runner, self.report_interval):
             self._report(runner)
 
     def after_train(self, runner: Runner) -> None:
         self._report(runner)
+        if self._timer is not None:
+            self._timer.remove()
+            runner.train_loop.phase_timer = self._timer = None
 
     def before_val(self, runner: Runner) -> None:
         _check_vocabulary(runner, runner.val_dataloader.dataset)
@@ -107,10 +375,73 @@ class PretrainHook(Hook):
         checkpoint.update(contents)
 
     def _report(self, runner: Runner) -> None:
-        summary = sample_counts.summary()
+        """Report what was read and skipped; all processes call it together."""
+        loop = runner.train_loop
+        if not isinstance(loop, PretrainLoop):
+            return
+        sources: dict[str, int] = {}
+        for samples in all_gather_object(dict(loop.shard_progress.samples)):
+            for name, number in samples.items():
+                sources[name] = sources.get(name, 0) + number
+        parts = [f'{number} of {name}' for name, number in sources.items()]
+        summary = ', '.join([*parts, sample_counts.summary(reduce=True)])
         if summary != self._reported:
             runner.logger.info(f'Samples so far: {summary}')
             self._reported = summary
+        dataset = loop.dataloader.dataset
+        if not isinstance(dataset, ImageTextShards):
+            return
+        broken = dataset.broken_shards(reduce=True)
+        if broken != self._broken and is_main_process():
+            self._broken = broken
+            runner.logger.warning(
+                f'{len(broken)} broken shards, passed over: {_some(broken)}'
+            )
+            path = Path(runner.work_dir) / 'broken_shards.txt'
+            path.write_text(''.join(f'{name}\n' for name in broken))
+
+
+def _samples(batch: dict | None) -> Any:
+    return (batch or {}).get('data_samples') or []
+
+
+def _positions(batch: dict | None) -> list:
+    """Positions in the shards of a batch's samples; empty for other data."""
+    samples = _samples(batch)
+    if isinstance(samples, dict):
+        return samples.get('shard_position', [])
+    return [
+        sample.metainfo['shard_position']
+        for sample in samples
+        if 'shard_position' in sample.metainfo
+    ]
+
+
+def _provenance(batch: dict | None) -> tuple[list, list]:
+    """What :func:`_in_flight` needs of a batch: positions and names of images."""
+    samples = _samples(batch)
+    if isinstance(samples, dict):
+        return _positions(batch), samples.get('img_path', [])
+    paths = [sample.metainfo.get('img_path', 'unnamed') for sample in samples]
+    return _positions(batch), paths
+
+
+def _in_flight(runner: Runner, provenance: tuple[list, list]) -> str:
+    """Names of a step's shards, or else images, on all processes together."""
+    positions, paths = provenance
+    dataset = runner.train_dataloader.dataset
+    if isinstance(dataset, ImageTextShards) and positions:
+        own = dataset.shard_names(positions)
+    else:
+        own = [str(path) for path in paths]
+    names = [name for names in all_gather_object(own) for name in names]
+    return _some(list(dict.fromkeys(names))) or 'data without names'
+
+
+def _some(names: list[str]) -> str:
+    text = ', '.join(names[:_NAMED])
+    more = len(names) - _NAMED
+    return text if more <= 0 else f'{text} and {more} more'
 
 
 def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:

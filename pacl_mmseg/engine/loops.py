@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
+import torch
+from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop
-from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
+from pacl_mmseg.engine.batches import DataWorkerKilled, EndlessBatches
 from pacl_mmseg.engine.checkpoint import set_random_state
+from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.registry import LOOPS
-
-
-class _EndlessBatches:
-    """Batches without end, from wherever the dataset or its sampler starts.
-
-    Stands in for MMEngine's iterator, which on resuming loads and throws away what
-    was trained already; here the position itself is restored.
-    """
-
-    def __init__(self, dataloader: DataLoader) -> None:
-        self.dataloader = dataloader
-        self.iterator: Iterator | None = None
-
-    def start(self) -> None:
-        self.iterator = iter(self.dataloader)
-
-    def __next__(self) -> Any:
-        if self.iterator is None:
-            self.start()
-        try:
-            return next(self.iterator)
-        except StopIteration:  # a finite sampler: begin its next epoch
-            self.start()
-            return next(self.iterator)
 
 
 @LOOPS.register_module()
@@ -42,33 +22,49 @@ class PretrainLoop(IterBasedTrainLoop):
     """``IterBasedTrainLoop`` that knows its data position and can return to it.
 
     Works with ``ShuffledDraws`` + ``DrawSampler`` (map-style data, exact) and with
-    ``ImageTextShards`` (exact up to the shards that were open). The arguments are
-    those of ``IterBasedTrainLoop``: ``max_iters``, ``val_interval``, ...
+    ``ImageTextShards``. When a data worker is killed, new ones go on behind the last
+    batch that was trained on.
+
+    Args:
+        max_data_restarts: How often in a run data workers are started anew after one
+            was killed, in each process. What kills them is mostly want of memory,
+            which does not go away: the default, 3, survives an accident and not more.
+            After that, training stops with a checkpoint of the last iteration.
+        *args, **kwargs: Those of ``IterBasedTrainLoop``: ``max_iters``,
+            ``val_interval``, ...
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    phase_timer: PhaseTimer | None = None  # set by PretrainHook(phases=True)
+
+    def __init__(self, *args: Any, max_data_restarts: int = 3, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Upstream's loop has started the data workers by now, before it can know where
-        # to resume, and persistent workers would never hear of it.
-        early = getattr(self.dataloader, '_iterator', None)
-        if early is not None:
-            early._shutdown_workers()
-            self.dataloader._iterator = None
-        self.dataloader_iterator = _EndlessBatches(self.dataloader)
-        self.shard_progress = ShardProgress(
-            getattr(self.dataloader.dataset, 'state', None)
+        self.max_data_restarts = max_data_restarts
+        self.data_restarts = 0
+        self.dataloader_iterator = EndlessBatches(
+            self.dataloader, torch.device(get_device())
         )
+        dataset = self.dataloader.dataset
+        self.shard_progress = ShardProgress(getattr(dataset, 'state', None))
         self._resumed_random_state: dict | None = None
+        # Iterations and samples of the run that is continued, whose batches may have
+        # been of another size.
+        self._before = (0, 0)
 
     @property
     def samples_per_iter(self) -> int:
         """Samples that all processes together take in one iteration."""
         return self.dataloader.batch_size * self.runner.world_size
 
+    def samples(self, iterations: int) -> int:
+        """Samples that all processes together have taken in so many iterations."""
+        before, samples = self._before
+        return samples + (iterations - before) * self.samples_per_iter
+
     def state_dict(self, iterations: int) -> dict:
         """This rank's data position after so many iterations."""
         return dict(
-            samples=iterations * self.samples_per_iter,
+            samples=self.samples(iterations),
+            samples_per_iter=self.samples_per_iter,
             shards=self.shard_progress.state_dict(),
         )
 
@@ -79,8 +75,8 @@ class PretrainLoop(IterBasedTrainLoop):
             states: What :meth:`state_dict` gave on every rank.
             random_state: This rank's, restored right before the first batch.
         """
-        if hasattr(self.dataloader.sampler, 'start'):
-            self.dataloader.sampler.start = states[0]['samples']
+        self._before = (self._iter, states[0]['samples'])
+        self._set_start()
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextShards):
             dataset.load_state_dict(
@@ -88,6 +84,10 @@ class PretrainLoop(IterBasedTrainLoop):
             )
             self.shard_progress = ShardProgress(dataset.state)
         self._resumed_random_state = random_state
+
+    def _set_start(self) -> None:
+        if hasattr(self.dataloader.sampler, 'start'):
+            self.dataloader.sampler.start = self.samples(self._iter)
 
     def run(self) -> None:
         """Train. The stock loop but for resuming, where it would skip batches again."""
@@ -98,13 +98,74 @@ class PretrainLoop(IterBasedTrainLoop):
             # that is being resumed, so it comes first.
             self.dataloader_iterator.start()
             set_random_state(self._resumed_random_state)
-        while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-            self._decide_current_val_interval()
-            validate = self._iter % self.val_interval == 0
-            validate = validate or self._iter == self._max_iters
-            if validate and self.runner.val_loop and self._iter >= self.val_begin:
-                self.runner.val_loop.run()
+        try:
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                timer = self.phase_timer
+                with timer.phase('data') if timer else nullcontext():
+                    batch = self._next_batch()
+                self.run_iter(batch)
+                self._decide_current_val_interval()
+                validate = self._iter % self.val_interval == 0
+                validate = validate or self._iter == self._max_iters
+                if validate and self.runner.val_loop and self._iter >= self.val_begin:
+                    self.runner.val_loop.run()
+        finally:
+            self.dataloader_iterator.signals.give_back()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
+
+    def _next_batch(self) -> Any:
+        while True:
+            try:
+                return next(self.dataloader_iterator)
+            except DataWorkerKilled as error:
+                if self.data_restarts >= self.max_data_restarts:
+                    self._give_up(error)
+                self._restart_data(error)
+
+    def _restart_data(self, error: DataWorkerKilled) -> None:
+        """Go on behind the last batch that was trained on, with new workers."""
+        self.data_restarts += 1
+        self.runner.logger.warning(
+            f'A data worker was killed at iteration {self._iter + 1} ({error}); most '
+            'often the memory was full. New workers go on behind the last iteration '
+            f'({self.data_restarts} of at most {self.max_data_restarts} times).'
+        )
+        dataset = self.dataloader.dataset
+        if isinstance(dataset, ImageTextShards):
+            dataset.continue_from(self.shard_progress.state_dict())
+        self._set_start()
+        # Starting workers draws from the generator that dropout draws from.
+        with torch.random.fork_rng(devices=[]):
+            self.dataloader_iterator.stop()
+            self.dataloader_iterator.start()
+
+    def _give_up(self, error: DataWorkerKilled) -> None:
+        saved = _save_last_iteration(self)
+        raise RuntimeError(
+            f'Data workers were killed {self.data_restarts + 1} times, the last one at '
+            f'iteration {self._iter + 1} ({error}): give the job more memory (and '
+            'shared memory), or lower train_dataloader.num_workers, its '
+            'prefetch_factor or the shuffle_buffer, and continue with --resume from '
+            f'{saved}.'
+        ) from error
+
+
+def _save_last_iteration(loop: PretrainLoop) -> str:
+    """Write a checkpoint between two iterations if that can be done here.
+
+    Returns:
+        The newest checkpoint there is, in words.
+    """
+    runner = loop.runner
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    if not hooks:
+        return 'the last checkpoint'
+    accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    # Other processes would be in the middle of the next iteration.
+    if runner.world_size == 1 and loop.iter > 0 and loop.iter % accumulate == 0:
+        meta = dict(epoch=loop.epoch, iter=loop.iter)
+        hooks[0]._save_checkpoint_with_step(runner, loop.iter, meta)
+        return str(hooks[0].last_ckpt)
+    return f'the last regular checkpoint, {hooks[0].last_ckpt or "of an earlier run"}'

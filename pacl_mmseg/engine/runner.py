@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    is_main_process,
+)
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model, find_latest_checkpoint
 from torch import nn
 
-from pacl_mmseg.engine.checkpoint import load_checkpoint_file, random_state
-from pacl_mmseg.engine.hooks import PretrainHook
+from pacl_mmseg.engine.checkpoint import (
+    CheckpointNotWritten,
+    load_checkpoint_file,
+    random_state,
+)
+from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
 from pacl_mmseg.engine.loops import PretrainLoop
 from pacl_mmseg.registry import RUNNERS
 
@@ -47,11 +57,13 @@ class ContrastivePretrainRunner(Runner):
     def setup_env(self, env_cfg: dict) -> None:
         """As ``Runner.setup_env``; processes on CPUs start here, over gloo.
 
-        MMEngine's own start of a ``pytorch`` launch selects a CUDA device.
+        MMEngine's own start of a ``pytorch`` launch selects a CUDA device. There too
+        ``dist_cfg.timeout`` is how many seconds processes wait for each other.
         """
         on_cpu = self._launcher == 'pytorch' and not torch.cuda.is_available()
         if on_cpu and not dist.is_initialized():
-            dist.init_process_group('gloo')
+            timeout = env_cfg.get('dist_cfg', {}).get('timeout', 1800)
+            dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -72,6 +84,11 @@ class ContrastivePretrainRunner(Runner):
                 'device_ids': None,
             }
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        hooks = dict(hooks or {})
+        hooks.setdefault('runtime_info', dict(type='LossWatchHook'))
+        super().register_default_hooks(hooks)
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
@@ -110,35 +127,66 @@ class ContrastivePretrainRunner(Runner):
         return super().test()
 
     def save_checkpoint(
-        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+        self,
+        out_dir: str,
+        filename: str,
+        *args: Any,
+        meta: dict | None = None,
+        **kwargs: Any,
     ) -> None:
-        """As ``Runner.save_checkpoint``, called on all ranks, and atomic."""
+        """As ``Runner.save_checkpoint``, called on all ranks, and atomic.
+
+        Raises:
+            RuntimeError: A loss or a trained parameter is not finite.
+            CheckpointNotWritten: The disk is full, or the like, on all ranks.
+        """
+        for hook in self.hooks:
+            if isinstance(hook, LossWatchHook):
+                hook.publish(self)
+        self._check_finite()
         loop, before_val = self.train_loop, self.random_state_before_val
         data = None
         if isinstance(loop, PretrainLoop):
-            # A best checkpoint is written in validation, when the iteration is over.
-            data = loop.state_dict(self.iter if before_val else self.iter + 1)
+            data = loop.state_dict((meta or {}).get('iter', self.iter + 1))
         state = dict(random=before_val or random_state(), data=data)
         self.rank_states = all_gather_object(state)
-        if not is_main_process():
+        failure = [None]
+        if is_main_process():
+            try:
+                self._write_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
+            except OSError as error:
+                failure = [f'{filename} was not written to {out_dir}: {error}.']
+        broadcast_object_list(failure)
+        if failure[0]:
+            raise CheckpointNotWritten(failure[0])
+
+    def _write_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if '://' in out_dir:  # an object store writes whole objects by itself
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        broken = [
-            name
-            for name, value in self.bare_model.named_parameters()
-            if value.requires_grad and not torch.isfinite(value).all()
-        ]
+        temporary = f'.{filename}.{os.getpid()}.tmp'
+        path = Path(out_dir) / temporary
+        try:
+            super().save_checkpoint(out_dir, temporary, *args, **kwargs)
+            path.replace(Path(out_dir) / filename)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _check_finite(self) -> None:
+        values = {
+            n: p for n, p in self.bare_model.named_parameters() if p.requires_grad
+        }
+        finite = torch.stack([value.isfinite().all() for value in values.values()])
+        pairs = zip(values, finite.tolist(), strict=True)
+        broken = [name for name, good in pairs if not good]
         if broken:
             raise RuntimeError(
                 f'{broken[0]} is not finite at iteration {self.iter + 1}: training '
                 'stops and no checkpoint is written; resume from the last one with a '
                 'lower learning rate, or bfloat16 in place of float16.'
             )
-        if '://' in out_dir:  # an object store writes whole objects by itself
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
-            return
-        temporary = f'.{filename}.{os.getpid()}.tmp'
-        super().save_checkpoint(out_dir, temporary, *args, **kwargs)
-        os.replace(os.path.join(out_dir, temporary), os.path.join(out_dir, filename))
 
     def load_checkpoint(
         self,
@@ -206,17 +254,22 @@ class ContrastivePretrainRunner(Runner):
         if not states or not isinstance(self.train_loop, PretrainLoop):
             self.logger.warning(f'{filename} has no data position: data starts anew.')
             return
-        if len(states) != self.world_size:
+        data = [state['data'] for state in states]
+        loop, same_layout = self.train_loop, len(states) == self.world_size
+        batch = data[0].get('samples_per_iter', loop.samples_per_iter)
+        if not same_layout:
             self.logger.warning(
                 f'{filename} was written by {len(states)} processes and is resumed by '
                 f'{self.world_size}: the data goes on where it was, random states of '
                 'the model do not.'
             )
-        same_layout = len(states) == self.world_size
-        self.train_loop.load_state_dict(
-            [state['data'] for state in states],
-            states[self.rank]['random'] if same_layout else None,
-        )
+        if batch != loop.samples_per_iter:
+            self.logger.warning(
+                f'The global batch was {batch} samples and is {loop.samples_per_iter} '
+                'from here on; set train_dataloader.batch_size to '
+                f'{batch / self.world_size:g} to keep it.'
+            )
+        loop.load_state_dict(data, states[self.rank]['random'] if same_layout else None)
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -229,3 +282,17 @@ def latest_checkpoint(work_dir: str) -> str | None:
     if files:
         return str(max(files, key=lambda file: int(file.stem.split('_')[1])))
     return find_latest_checkpoint(work_dir) or None
+
+
+def shut_down() -> None:
+    """Leave the group of processes; call when a run is over and nothing holds it.
+
+    The wrapped model holds the process group, and one that lives on in cycles of
+    references would keep gloo's threads running until they die, and abort the process,
+    amid the end of the interpreter.
+    """
+    if not dist.is_initialized():
+        return
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,10 +1,12 @@
 import copy
 import io
 import os
+import pickle
 import sys
 import types
 from pathlib import Path
 
+import ftfy
 import numpy as np
 import open_clip
 import pytest
@@ -18,7 +20,9 @@ from pacl_mmseg.datasets.transforms import (
     LoadPILImage,
     NounPrompt,
     PickCaption,
+    TokenizeCaption,
 )
+from pacl_mmseg.models import OpenCLIPTextEncoder
 from pacl_mmseg.registry import TRANSFORMS
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +49,21 @@ def gradient(height: int = 40, width: int = 60) -> np.ndarray:
     return np.stack([x * 4, y * 6, (x + y) * 2], -1).astype(np.uint8)
 
 
+def smooth(height: int, width: int) -> np.ndarray:
+    """A picture with structure of all sizes, as a photograph has."""
+    rng = np.random.default_rng(0)
+    total = np.zeros((height, width, 3))
+    for step in (4, 16, 64):
+        noise = rng.integers(0, 256, (height // step + 1, width // step + 1, 3))
+        image = Image.fromarray(noise.astype(np.uint8))
+        total += np.asarray(image.resize((width, height), Image.BICUBIC)) / 3
+    return total.astype(np.uint8)
+
+
+# What makes loading faster than the plain path.
+FASTER = [dict(jpeg_decoder='torchvision'), dict(min_size=16)]
+
+
 def load(data: bytes) -> dict | None:
     return LoadPILImage()(dict(img_bytes=data, img_path='a.png', key='a'))
 
@@ -54,7 +73,7 @@ def test_load_rgb_is_bgr_and_exact(tmp_path):
     Image.fromarray(gradient()).save(path)
     results = LoadPILImage()(dict(img_path=str(path)))
     assert results['img'].dtype == np.uint8
-    assert results['img'].flags['C_CONTIGUOUS']
+    assert results['img'].flags['WRITEABLE']
     assert (results['img'][..., ::-1] == gradient()).all()
     assert results['img_shape'] == results['ori_shape'] == (40, 60)
     assert counted() == {}
@@ -123,6 +142,60 @@ def test_truncated_image_is_dropped(kind, part):
     data = encode(Image.fromarray(noise), kind)
     assert load(data[: int(len(data) * part)]) is None
     assert counted() == {'corrupt_image': 1}
+
+
+@pytest.mark.parametrize('part', [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize('options', FASTER, ids=str)
+def test_truncated_jpeg_is_dropped_by_every_decoder(options, part):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), 'JPEG')
+    transform = LoadPILImage(**options)
+    assert transform(dict(img_bytes=data)) is not None
+    assert transform(dict(img_bytes=data[: int(len(data) * part)])) is None
+    assert counted() == {'corrupt_image': 1}
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+@pytest.mark.parametrize('progressive', [False, True])
+@pytest.mark.parametrize('subsampling', [0, 1, 2])
+def test_both_jpeg_decoders_give_the_same_pixels(mode, progressive, subsampling):
+    image = Image.fromarray(smooth(203, 333)).convert(mode)
+    data = encode(image, 'JPEG', progressive=progressive, subsampling=subsampling)
+    plain = load(data)
+    other = LoadPILImage(jpeg_decoder='torchvision')(dict(img_bytes=data))
+    assert (plain['img'] == other['img']).all()
+    assert other['img'].flags['WRITEABLE']
+    assert counted() == ({} if mode == 'RGB' else {'converted_image': 2})
+
+
+@pytest.mark.parametrize(
+    'min_size, size', [(224, (240, 320)), (120, (120, 160)), (60, (60, 80))]
+)
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_jpeg_is_decoded_at_reduced_size(mode, min_size, size):
+    image = Image.fromarray(smooth(480, 640)).convert(mode)
+    # Colours at full resolution too, so that only the codec's own reduction shows.
+    data = encode(image, 'JPEG', quality=95, subsampling=0 if mode == 'RGB' else -1)
+    results = LoadPILImage(min_size=min_size)(dict(img_bytes=data))
+    assert results['img_shape'] == results['img'].shape[:2] == size
+    assert results['ori_shape'] == (480, 640)
+    expected = np.asarray(image.convert('RGB').resize(size[::-1], Image.BOX))
+    difference = np.abs(results['img'][..., ::-1].astype(int) - expected)
+    assert difference.mean() < 1.5
+
+
+@pytest.mark.parametrize('kind, min_size', [('JPEG', 241), ('PNG', 100), ('WEBP', 100)])
+def test_what_cannot_be_reduced_is_decoded_in_full(kind, min_size):
+    data = encode(Image.fromarray(smooth(480, 640)), kind)
+    results = LoadPILImage(min_size=min_size)(dict(img_bytes=data))
+    assert (results['img'] == load(data)['img']).all()
+
+
+def test_unknown_decoder_and_size_are_refused():
+    with pytest.raises(ValueError, match='torchvision'):
+        LoadPILImage(jpeg_decoder='turbo')
+    with pytest.raises(ValueError, match='min_size'):
+        LoadPILImage(min_size=0)
 
 
 def test_damaged_bytes_in_png_are_noticed():
@@ -206,11 +279,63 @@ def test_random_crop_follows_torch_generator_and_scale():
     assert (crop(0) != crop(1)).any()
 
 
+@pytest.mark.parametrize('model', ['ViT-B-16', 'ViT-B-16-SigLIP'])
+@pytest.mark.parametrize('crop', ['center', 'random'])
+def test_torch_backend_equals_pillow_but_for_rounding(model, crop):
+    exact = CLIPResizeCrop(model, crop=crop)
+    # It reaches data workers by whatever way they are started.
+    other = pickle.loads(
+        pickle.dumps(CLIPResizeCrop(model, crop=crop, backend='torch'))
+    )
+    for image in [smooth(480, 640), smooth(260, 700), smooth(341, 256)]:
+        torch.manual_seed(0)
+        expected = exact(dict(img=image))
+        torch.manual_seed(0)
+        got = other(dict(img=image))
+        assert got['img_shape'] == expected['img_shape']
+        difference = np.abs(got['img'].astype(int) - expected['img'])
+        assert difference.max() <= 7
+        assert (difference > 0).mean() < 0.2
+        assert (difference > 1).mean() < 1e-4
+
+
+def test_reduced_decoding_stays_close_after_the_crop():
+    data = encode(Image.fromarray(smooth(960, 1280)), 'JPEG', quality=90)
+    crop = CLIPResizeCrop('ViT-B-16')
+    plain = crop(load(data))['img'].astype(int)
+    reduced = crop(LoadPILImage(min_size=448)(dict(img_bytes=data)))['img']
+    assert 0 < np.abs(reduced - plain).mean() < 1.5
+
+
+def test_random_crop_covers_the_same_share_of_a_reduced_image():
+    y, x = np.mgrid[:480, :640]
+    ramp = np.stack([x * 255 / 640, y * 255 / 480, x * 0], -1).astype(np.uint8)
+    data = encode(Image.fromarray(ramp), 'JPEG', quality=100, subsampling=0)
+    transform = CLIPResizeCrop('ViT-B-32', crop='random', scale=(0.25, 0.3))
+
+    def shares(min_size: int | None) -> list[float]:
+        torch.manual_seed(0)
+        image = LoadPILImage(min_size=min_size)(dict(img_bytes=data))['img']
+        found = []
+        for _ in range(40):
+            crop = transform(dict(img=image))['img'].astype(float)
+            # The ramps tell how wide and how high a part of the image this is.
+            wide, high = np.ptp(crop[112, :, 2]) / 255, np.ptp(crop[:, 112, 1]) / 255
+            found.append(wide * high)
+        return found
+
+    for values in (shares(None), shares(112)):
+        assert min(values) > 0.23
+        assert max(values) < 0.32
+
+
 def test_unknown_model_and_crop_are_refused():
     with pytest.raises(ValueError, match='ViT-B-16'):
         CLIPResizeCrop('ViT-B-16x')
     with pytest.raises(ValueError, match='center'):
         CLIPResizeCrop('ViT-B-16', crop='centre')
+    with pytest.raises(ValueError, match='pillow'):
+        CLIPResizeCrop('ViT-B-16', backend='opencv')
 
 
 def test_pick_caption_picks_every_caption_and_cleans():
@@ -272,6 +397,51 @@ def test_noun_prompt_without_nouns_keeps_the_caption(sample):
     assert NounPrompt(prob=1, nouns='given')(sample)['caption'] == 'x'
 
 
+TINY = dict(
+    embed_dim=24,
+    vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=1, head_width=16),
+    text_cfg=dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1),
+)
+
+
+def test_tokens_from_a_worker_are_those_the_text_encoder_makes():
+    encoder = OpenCLIPTextEncoder(TINY)
+    transform = pickle.loads(pickle.dumps(TokenizeCaption(TINY)))
+    captions = ['a dog', 'Caf\u00e9 &amp; bar, 24 hours', 'word ' * 40, '']
+    samples = [transform(dict(caption=caption)) for caption in captions]
+    assert [sample['caption'] for sample in samples] == captions
+    tokens = torch.stack([sample['text_tokens'] for sample in samples])
+    assert tokens.shape == (4, 16)
+    assert torch.equal(tokens, encoder.tokenize(captions))
+    assert torch.equal(encoder(tokens), encoder(captions))
+
+
+def test_tokenizer_of_a_named_model():
+    tokens = TokenizeCaption('ViT-B-16')(dict(caption='a dog'))['text_tokens']
+    assert torch.equal(tokens, open_clip.get_tokenizer('ViT-B-16')('a dog')[0])
+
+
+def test_words_are_forgotten_once_there_are_many():
+    transform = TokenizeCaption(TINY, max_words=20)
+    expected = TokenizeCaption(TINY)
+    for number in range(50):
+        caption = (
+            f'{chr(97 + number % 26)}zebra{"x" * (number // 26)} <end_of_text> dog'
+        )
+        got = transform(dict(caption=caption))['text_tokens']
+        assert torch.equal(got, expected(dict(caption=caption))['text_tokens'])
+        assert len(transform.tokenizer.cache) <= 20 + 5
+    assert len(expected.tokenizer.cache) > 50
+
+
+@pytest.mark.parametrize(
+    'text', ['plain', 'a &lt;b', 'tab\there', '\x1b[1mbold', '\u201cq\u201d']
+)
+def test_captions_are_mended_as_ftfy_does(text):
+    expected = ' '.join(ftfy.fix_text(text).split())
+    assert PickCaption()(dict(caption=text))['caption'] == expected
+
+
 def fake_spacy(monkeypatch, load):
     monkeypatch.setitem(sys.modules, 'spacy', types.SimpleNamespace(load=load))
 
@@ -315,7 +485,7 @@ def test_noun_prompt_refuses_bad_arguments(options):
 
 
 def test_transforms_are_registered():
-    for name in ('LoadPILImage', 'CLIPResizeCrop', 'PickCaption', 'NounPrompt'):
+    for name in ('LoadPILImage', 'CLIPResizeCrop', 'PickCaption', 'TokenizeCaption'):
         assert TRANSFORMS.get(name) is not None
 
 

@@ -5,67 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from engine_runs import assert_same, run, weights, worker, write
 
 from pacl_mmseg.registry import RUNNERS
-
-ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name('train_worker.py')
-
-
-@pytest.fixture
-def config(tiny_model, tmp_path) -> Config:
-    """Six iterations of four scenes of the small world, on the tiny CLIP."""
-    config = Config.fromfile(ROOT / 'configs' / 'small_world' / 'pacl.py')
-    tiny_model.decode_head.pop('vocabulary')
-    tiny_model.decode_head.update(dataset_name='small_world')
-    tiny_model.neck.dropout = 0.5  # so that the random state matters
-    tiny_model.type = 'ZeroShotSegmentor'
-    tiny_model.test_cfg.present_classes = True
-    config.model = tiny_model
-    config.work_dir = str(tmp_path / 'run')
-    config.train_cfg.update(max_iters=6, val_interval=4)
-    config.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
-    config.default_hooks.logger.interval = 1
-    config.log_level = 'WARNING'
-    config.train_dataloader.update(
-        batch_size=4, num_workers=0, persistent_workers=False
-    )
-    config.train_dataloader.dataset.dataset.update(num_scenes=10, size=32)
-    for loader in (config.val_dataloader, config.test_dataloader):
-        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-        loader.dataset.update(num_scenes=4, size=32)
-    return config
-
-
-def run(config: Config):
-    # MMEngine names runs by the second, and two with one name would share state.
-    config.experiment_name = f'run{time.monotonic_ns()}'
-    runner = RUNNERS.build(config)
-    runner.train()
-    return runner
-
-
-def weights(path: str | Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)['state_dict']
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
-
-def write(config: Config, path: Path) -> Path:
-    config.dump(path)
-    return path
 
 
 def test_trains_the_embedder_and_writes_a_small_plain_checkpoint(config):
@@ -98,15 +45,8 @@ def test_resumes_bit_for_bit_after_sigkill(config, tmp_path, num_workers, killed
     whole = weights(Path(config.work_dir) / 'iter_6.pth')
     config.work_dir = str(tmp_path / 'killed')
     path = write(config, tmp_path / 'config.py')
-    command = [
-        sys.executable,
-        str(WORKER),
-        str(path),
-        '--kill-after',
-        str(killed_after),
-    ]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = worker(path, '--accident', 'kill', '--after', killed_after)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / 'killed' / f'iter_{killed_after + 1}.pth').exists()
     config.resume = True
     run(config)
@@ -123,28 +63,6 @@ def test_a_stale_note_of_the_last_checkpoint_does_not_matter(config):
     runner = run(config)
     assert runner.iter == 6
     assert_same(whole, weights(Path(config.work_dir) / 'iter_6.pth'))
-
-
-def test_two_processes_train_as_one(config, tmp_path):
-    config.model.neck.dropout = 0.0
-    config.train_cfg.update(max_iters=4, val_interval=100)
-    config.param_scheduler = None
-    run(config)
-    one = weights(Path(config.work_dir) / 'iter_4.pth')
-    config.train_dataloader.batch_size = 2
-    config.work_dir = str(tmp_path / 'two')
-    config.launcher = 'pytorch'
-    path = write(config, tmp_path / 'config.py')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc_per_node=2', str(WORKER), str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    checkpoint = torch.load(tmp_path / 'two' / 'iter_4.pth', weights_only=True)
-    assert len(checkpoint['ranks']) == 2
-    for name, value in one.items():
-        torch.testing.assert_close(
-            checkpoint['state_dict'][name], value, rtol=1e-5, atol=1e-6, msg=name
-        )
 
 
 def test_gradient_accumulation(config):
@@ -185,16 +103,6 @@ def test_refuses_to_start_with_nothing_to_train(config):
     config.model.backbone.output = 'projection'
     with pytest.raises(RuntimeError, match='Nothing in this model is trainable'):
         run(config)
-
-
-def test_stops_on_a_non_finite_loss_and_keeps_the_last_checkpoint(config):
-    config.optim_wrapper.optimizer = dict(type='SGD', lr=1e30)
-    with pytest.raises(
-        RuntimeError, match=r'is nan at iteration|is not finite at iter'
-    ):
-        run(config)
-    for path in Path(config.work_dir).glob('iter_*.pth'):
-        assert all(v.isfinite().all() for v in weights(path).values())
 
 
 def test_a_checkpoint_of_other_encoders_is_refused(config):

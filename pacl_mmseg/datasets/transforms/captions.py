@@ -1,14 +1,15 @@
-"""Choosing, cleaning and augmenting captions."""
+"""Choosing, cleaning, augmenting and tokenizing captions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ftfy
 import numpy as np
 from mmcv.transforms import BaseTransform
 
 from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.models.open_clip_model import build_tokenizer
 from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import TRANSFORMS
 
@@ -56,7 +57,10 @@ class PickCaption(BaseTransform):
                 self.counts.add('undecodable_text')
                 caption = caption.decode('utf-8', errors='replace')
         caption = caption if isinstance(caption, str) else ''
-        caption = ' '.join(ftfy.fix_text(caption).split())
+        # ftfy has nothing to do in plain ASCII without entities or control characters.
+        if not (caption.isascii() and caption.isprintable()) or '&' in caption:
+            caption = ftfy.fix_text(caption)
+        caption = ' '.join(caption.split())
         if not caption:
             self.counts.add('empty_caption')
             return None
@@ -125,14 +129,22 @@ class NounPrompt(BaseTransform):
         """
         if np.random.rand() >= self.prob:
             return results
-        nouns = self._find_nouns(results)
+        nouns = self.find_nouns(results)
         if nouns:
             noun = nouns[np.random.randint(len(nouns))]
             template = self.templates[np.random.randint(len(self.templates))]
             results['caption'] = template.replace('{}', noun)
         return results
 
-    def _find_nouns(self, results: dict) -> list[str]:
+    def find_nouns(self, results: dict) -> list[str]:
+        """The nouns that a prompt may be made of.
+
+        Args:
+            results (dict): The sample with its ``caption``.
+
+        Returns:
+            list[str]: Given ones, or those of the caption.
+        """
         if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
             return results.get('nouns') or []
         if self._tagger is None:
@@ -145,6 +157,51 @@ class NounPrompt(BaseTransform):
             f'{type(self).__name__}(prob={self.prob}, nouns={self.nouns!r}, '
             f'templates={self.templates})'
         )
+
+
+@TRANSFORMS.register_module()
+class TokenizeCaption(BaseTransform):
+    """Tokenize the caption as the text encoder would, but in a data worker.
+
+    Comes after whatever changes the caption.
+
+    Required keys: ``caption``, which stays as it is.
+    Added keys: ``text_tokens`` (int64 tensor, context length).
+
+    Args:
+        model (str | dict): An open_clip model name, or an architecture given as a
+            dict; give the text encoder's.
+        max_words (int): open_clip's own tokenizer remembers the tokens of every word
+            it has met, which over web captions never ends; it is made to forget them
+            once there are so many. Defaults to 200000, some 30 MB a worker.
+
+    Raises:
+        ValueError: If the model is unknown.
+    """
+
+    def __init__(self, model: str | Mapping, max_words: int = 200_000) -> None:
+        self.tokenizer = build_tokenizer(model)
+        self.max_words = max_words
+        self._words: dict[str, str] = getattr(self.tokenizer, 'cache', {})
+        self._special = dict(self._words)
+
+    def transform(self, results: dict) -> dict:
+        """Tokenize.
+
+        Args:
+            results (dict): The sample.
+
+        Returns:
+            dict: The sample.
+        """
+        results['text_tokens'] = self.tokenizer([results['caption']])[0]
+        if len(self._words) > self.max_words:
+            self._words.clear()
+            self._words.update(self._special)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(max_words={self.max_words})'
 
 
 def _load_spacy(model: str):

@@ -1,0 +1,15 @@
+# pacl_vitb16_cc12m.py that is validated on Pascal VOC 2012, 20 classes, ten times on
+# its way, with curves and pictures for TensorBoard:
+#   pip install tensorboard && tensorboard --logdir work_dirs
+_base_ = ['pacl_vitb16_cc12m.py', '_base_/validation/voc20.py']
+model = dict(decode_head=dict(dataset_name='voc20'))
+max_iters = 30330
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
+default_hooks = dict(
+    pretrain=dict(phases=True),
+    # Pictures are drawn where training iterations and validation images together are a
+    # multiple of `interval`: of the same images each time, as it divides val_interval.
+    visualization=dict(draw=True, interval=max_iters // 90),
+)
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(vis_backends=vis_backends)

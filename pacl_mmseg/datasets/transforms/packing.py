@@ -1,0 +1,140 @@
+"""Image-text pairs as plain dicts, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from torch.utils.data import default_collate
+
+from pacl_mmseg.registry import FUNCTIONS, TRANSFORMS
+
+# What a sample carries beside its image, and what the batch calls it.
+_NAMES = {'caption': 'captions'}
+_PACKED = (
+    'caption',
+    'text_tokens',
+    'text_embeddings',
+    'img_path',
+    'shard_position',
+)
+_SHARED = ('grid',)  # one value for the whole batch
+
+
+@TRANSFORMS.register_module()
+class PackImageText(BaseTransform):
+    """Pack an image-text pair as ``collate_image_text`` takes it.
+
+    The counterpart of ``PackSegInputs`` with a plain dict in place of a data sample,
+    so that a batch is a few tensors and lists, not an object per pair.
+
+    Required keys: ``img`` (uint8, H x W x 3, BGR), ``caption`` (str).
+    Optional keys: ``text_tokens`` (int64 tensor, L), ``text_embeddings`` (floating
+    tensor, D), ``img_path`` (str), ``shard_position`` (tuple).
+    Result: ``inputs`` (uint8 tensor, 3 x H x W, BGR, contiguous) and
+    ``data_samples``, a dict of the other keys.
+
+    Raises:
+        KeyError: When packing: the sample has no image or no caption.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Pack the pair.
+
+        Args:
+            results (dict): The sample.
+
+        Returns:
+            dict: ``inputs`` and ``data_samples``.
+        """
+        for key in ('img', 'caption'):
+            if key not in results:
+                raise KeyError(
+                    f'PackImageText needs {key!r}, but the sample has only '
+                    f'{sorted(results)}: put the transform or dataset that gives it '
+                    'before.'
+                )
+        # Also undoes a view that only turns the channels round: one copy for both.
+        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
+        return dict(
+            inputs=torch.from_numpy(image),
+            data_samples={key: results[key] for key in _PACKED if key in results},
+        )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@FUNCTIONS.register_module()
+def collate_image_text(batch: Sequence[dict]) -> dict:
+    """Make a batch of packed image-text pairs: tensors stacked, all else listed.
+
+    Tensors are stacked once; in a data worker straight into shared memory.
+
+    Args:
+        batch (Sequence[dict]): Samples of ``PackImageText``, or of a feature cache:
+            ``inputs`` and a dict ``data_samples``.
+
+    Returns:
+        dict: ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
+        (list[str]), ``img_path`` (list[str]), ``shard_position`` (list[tuple]),
+        ``text_tokens`` (B, L), ``text_embeddings`` (B, D), each if the samples have
+        it, and ``grid``, which all must agree in.
+
+    Raises:
+        TypeError: The samples are of ``PackSegInputs``.
+        ValueError: Samples differ in their keys, in the shape or type of a tensor, or
+            in ``grid``.
+    """
+    first = batch[0]['data_samples']
+    if not isinstance(first, Mapping):
+        raise TypeError(
+            f'collate_image_text takes what PackImageText packs, not a '
+            f'{type(first).__name__}: end the pipeline in PackImageText, or set '
+            "train_dataloader.collate_fn=dict(type='pseudo_collate')."
+        )
+    samples: dict[str, Any] = {}
+    for sample in batch:
+        if sample['data_samples'].keys() != first.keys():
+            raise ValueError(
+                f'A batch cannot mix samples with {sorted(first)} '
+                f'({_name(batch[0])}) and with {sorted(sample["data_samples"])} '
+                f'({_name(sample)}): give all of them the same keys.'
+            )
+    for key, value in first.items():
+        values = [sample['data_samples'][key] for sample in batch]
+        if key in _SHARED:
+            if any(other != value for other in values):
+                raise ValueError(
+                    f'A batch cannot mix samples whose {key} differs: '
+                    f'{sorted(set(values))}.'
+                )
+            samples[key] = value
+        elif isinstance(value, torch.Tensor):
+            samples[key] = _stack(key, values, batch)
+        else:
+            samples[_NAMES.get(key, key)] = values
+    inputs = _stack('inputs', [sample['inputs'] for sample in batch], batch)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def _stack(
+    key: str, tensors: list[torch.Tensor], batch: Sequence[dict]
+) -> torch.Tensor:
+    first = tensors[0]
+    for tensor, sample in zip(tensors, batch, strict=True):
+        if tensor.shape != first.shape or tensor.dtype != first.dtype:
+            raise ValueError(
+                f'A batch cannot mix {key} of {tuple(first.shape)} {first.dtype} '
+                f'({_name(batch[0])}) and {tuple(tensor.shape)} {tensor.dtype} '
+                f'({_name(sample)}): resize or crop images to one size, e.g. with '
+                'CLIPResizeCrop.'
+            )
+    return default_collate(tensors)
+
+
+def _name(sample: dict) -> str:
+    return str(sample['data_samples'].get('img_path', 'unnamed'))

@@ -1,0 +1,35 @@
+"""A config that trains in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(tiny_model, tmp_path) -> Config:
+    """Six iterations of four scenes of the small world, on the tiny CLIP."""
+    config = Config.fromfile(ROOT / 'configs' / 'small_world' / 'pacl.py')
+    tiny_model.decode_head.pop('vocabulary')
+    tiny_model.decode_head.update(dataset_name='small_world')
+    tiny_model.neck.dropout = 0.5  # so that the random state matters
+    tiny_model.type = 'ZeroShotSegmentor'
+    tiny_model.test_cfg.present_classes = True
+    config.model = tiny_model
+    config.work_dir = str(tmp_path / 'run')
+    config.train_cfg.update(max_iters=6, val_interval=4)
+    config.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
+    config.default_hooks.logger.interval = 1
+    config.log_level = 'WARNING'
+    config.train_dataloader.update(
+        batch_size=4, num_workers=0, persistent_workers=False
+    )
+    config.train_dataloader.dataset.dataset.update(num_scenes=10, size=32)
+    for loader in (config.val_dataloader, config.test_dataloader):
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset.update(num_scenes=4, size=32)
+    return config

@@ -1,0 +1,72 @@
+"""What a run shows of itself: TensorBoard's files, and a collapse in the curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine_runs import ROOT, curve, run
+from mmengine.config import Config
+
+
+def test_curves_and_pictures_in_tensorboard(config, tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    experiment = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m_voc20val.py')
+    config.visualizer.vis_backends = experiment.vis_backends
+    config.train_cfg.update(max_iters=4, val_interval=2)
+    config.default_hooks.visualization.update(draw=True, interval=2)
+    config.val_dataloader.dataset.cache_dir = str(tmp_path / 'scenes')
+    config.val_dataloader.batch_size = 1
+    run(config)
+    events = EventAccumulator(str(*Path(config.work_dir).glob('*/vis_data'))).Reload()
+    scalars = events.Tags()['scalars']
+    wanted = ['loss', 'acc_i2t', 'acc_t2i', 'weight_entropy', 'effective_patches']
+    for name in [name if name == 'loss' else f'decode.{name}' for name in wanted]:
+        assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4]
+    for name in ('samples_per_s', 'data_wait', 'lr'):
+        assert name in scalars
+    assert [event.step for event in events.Scalars('mIoU')] == [2, 4]
+    # Every other image, the same ones in each validation.
+    pictures = {tag: events.Images(tag) for tag in events.Tags()['images']}
+    assert len(pictures) == 2
+    assert sorted(event.step for shown in pictures.values() for event in shown) == [
+        *(2, 4),  # iteration 2, images 0 and 2
+        *(4, 6),
+    ]
+
+
+def test_pictures_of_the_experiment_are_of_fixed_images():
+    config = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m_voc20val.py')
+    interval = config.default_hooks.visualization.interval
+    assert config.train_cfg.val_interval % interval == 0
+    assert config.train_cfg.max_iters % interval == 0
+    assert 3 <= 1449 / interval <= 8
+    assert config.val_dataloader.dataset.type == 'PascalVOC20Dataset'
+    assert 'ImageTextShards' in str(config.train_dataloader)
+
+
+def plain(config):
+    """Without the names of the packages that parts were inherited from."""
+    if isinstance(config, dict):
+        return {k: plain(v) for k, v in config.items() if k != '_scope_'}
+    return [plain(v) for v in config] if isinstance(config, list) else config
+
+
+def test_validation_is_that_of_the_benchmark():
+    """The pipeline and dataset written for training are those that test."""
+    ours = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m_voc20val.py')
+    other = Config.fromfile(ROOT / 'configs' / 'pacl_voc20.py')
+    assert plain(ours.val_dataloader) == plain(other.val_dataloader)
+    assert plain(ours.val_evaluator) == plain(other.val_evaluator)
+
+
+@pytest.mark.parametrize(('weight_scale', 'patches'), [(1e5, 1), (1e-5, 16)])
+def test_a_collapse_of_the_weights_is_visible(config, weight_scale, patches):
+    compatibility = dict(mode='softmax', weight_scale=weight_scale)
+    config.model.decode_head.compatibility = compatibility
+    config.train_cfg.max_iters = 2
+    run(config)
+    for value in curve(config.work_dir, 'decode.effective_patches'):
+        assert value == pytest.approx(patches, rel=1e-2)
