@@ -5,5 +5,5 @@ _base_ = [
     '_base_/schedules/pacl.py',
     '_base_/default_runtime.py',
 ]
-max_iters = 10 * 12_423_374 // 4096
+max_iters = 10 * _base_.num_pairs // 4096
 train_cfg = dict(max_iters=max_iters)

@@ -1,10 +1,9 @@
-# The recipe of the PACL paper (CVPR 2023) on CC12M: global batch 4096 (1024 x 4 GPUs),
-# AdamW, 10 epochs, cosine over all iterations, 224 px, captions and noun prompts.
+# The recipe of pacl_vitb16_30m.py on CC12M.
 _base_ = [
     '_base_/models/pacl_vitb16.py',
     '_base_/datasets/cc12m.py',
     '_base_/schedules/pacl.py',
     '_base_/default_runtime.py',
 ]
-max_iters = 10 * 12_423_374 // 4096
+max_iters = 10 * _base_.num_pairs // 4096
 train_cfg = dict(max_iters=max_iters)

@@ -3,14 +3,25 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from safetensors.torch import load_file
+from webdataset.shardlists import expand_urls
 
-from pacl_mmseg.datasets import SmallWorldSegmentation
+from pacl_mmseg.datasets import PackImageText, SmallWorldSegmentation
 from pacl_mmseg.datasets.small_world import CLASSES, HELD_OUT, SEEN
 from pacl_mmseg.models import PACLBackbone
+from pacl_mmseg.models.open_clip_model import build_tokenizer, preprocess_config
 from pacl_mmseg.prompts import Vocabulary
-from pacl_mmseg.registry import DATASETS, LOOPS, METRICS, MODELS, RUNNERS
+from pacl_mmseg.registry import (
+    DATASETS,
+    FUNCTIONS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    RUNNERS,
+    TRANSFORMS,
+)
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 EXPERIMENTS = [p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts]
@@ -35,6 +46,52 @@ def test_types_exist(path):
         evaluators = config.test_evaluator
         for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
             assert metric.type in METRICS
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_training_pairs_are_packed_for_their_collate_function(path):
+    loader = Config.fromfile(path).get('train_dataloader')
+    if loader is None:
+        pytest.skip('only tests')
+    assert loader.get('collate_fn', dict(type='pseudo_collate')).type in FUNCTIONS
+    dataset = loader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    pipeline = [TRANSFORMS.get(step.type) for step in dataset.get('pipeline', [])]
+    assert None not in pipeline
+    if pipeline and loader.get('collate_fn', {}).get('type') == 'collate_image_text':
+        assert pipeline[-1] is PackImageText
+
+
+@pytest.mark.parametrize(
+    'name, pairs, shards',
+    [
+        ('cc3m', 3_318_333, 332),
+        ('cc12m', 12_423_374, 1243),
+        ('30m', 30_571_103, 332 + 1243 + 1483),
+    ],
+)
+def test_pretraining_takes_ten_epochs_of_all_shards(name, pairs, shards):
+    config = Config.fromfile(CONFIGS / f'pacl_vitb16_{name}.py')
+    assert config.max_iters == config.train_cfg.max_iters == 10 * pairs // 4096
+    patterns = config.train_dataloader.dataset.shards
+    patterns = patterns.values() if isinstance(patterns, dict) else [patterns]
+    assert sum(len(expand_urls(pattern)) for pattern in patterns) == shards
+
+
+def test_noun_prompts_are_where_the_readme_says():
+    pipeline = Config.fromfile(
+        CONFIGS / 'pacl_vitb16_30m.py'
+    ).train_dataloader.dataset.pipeline
+    assert pipeline[2].type == 'NounPrompt'
+
+
+def test_both_encoders_take_the_same_pixels_and_tokens():
+    # For which the configs of ViT-L/14 use the data configs as they are.
+    base, large = 'ViT-B-16-quickgelu', 'ViT-L-14-quickgelu'
+    assert preprocess_config(base, 'openai') == preprocess_config(large, 'openai')
+    text = ['a dog & a cat']
+    assert torch.equal(build_tokenizer(base)(text), build_tokenizer(large)(text))
 
 
 def test_small_world_names_agree():

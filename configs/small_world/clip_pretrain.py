@@ -22,13 +22,9 @@ model = dict(
         loss_decode=dict(learnable=True),
     ),
 )
-train_pipeline = [
-    dict(
-        type='PackSegInputs',
-        meta_keys=('img_path', 'ori_shape', 'img_shape', 'caption'),
-    ),
-]
-train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+train_dataloader = dict(
+    dataset=dict(dataset=dict(pipeline=[dict(type='PackImageText')]))
+)
 train_cfg = dict(max_iters=400, val_interval=400)
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.1))
 param_scheduler = [

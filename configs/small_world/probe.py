@@ -23,6 +23,7 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=32,
+    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
         dataset=dict(
             _delete_=True,

@@ -82,11 +82,12 @@ model = dict(
         f"_base_ = ['{ROOT}/configs/pacl_vitb16_cc12m.py']\n{common}"
         f"""
 pipeline = [
-    dict(type='LoadPILImage'),
+    dict(type='LoadPILImage', min_size=64, jpeg_decoder='torchvision'),
     dict(type='PickCaption'),
     dict(type='NounPrompt', prob=0.0),
-    dict(type='CLIPResizeCrop', crop='random', **tiny),
-    dict(type='PackSegInputs', meta_keys=('img_path', 'caption', 'shard_position')),
+    dict(type='CLIPResizeCrop', crop='random', backend='torch', **tiny),
+    dict(type='TokenizeCaption', model=tiny['model']),
+    dict(type='PackImageText'),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -174,13 +175,14 @@ def test_an_encoder_option_reaches_every_part():
 
 
 def test_the_papers_recipe():
-    config = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m.py')
+    config = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_30m.py')
     optimizer = config.optim_wrapper.optimizer
     assert optimizer == dict(
         type='AdamW', lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
     )
     assert config.train_dataloader.batch_size == 1024  # times 4 GPUs
-    assert config.train_cfg.max_iters == 10 * 12_423_374 // 4096
+    assert config.train_cfg.max_iters == 10 * 30_571_103 // 4096
+    assert list(config.train_dataloader.dataset.shards) == ['cc3m', 'cc12m', 'yfcc15m']
     assert config.param_scheduler[0].type == 'CosineAnnealingLR'
 
 

@@ -2,16 +2,14 @@
 benchmark = 'small_world'
 train_pipeline = [
     dict(type='NounPrompt', prob=1.0, templates='pacl7', nouns='given'),
-    dict(
-        type='PackSegInputs',
-        meta_keys=('img_path', 'ori_shape', 'img_shape', 'caption'),
-    ),
+    dict(type='PackImageText'),
 ]
 train_dataloader = dict(
     batch_size=256,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DrawSampler'),
+    collate_fn=dict(type='collate_image_text'),
     dataset=dict(
         type='ShuffledDraws',
         dataset=dict(

@@ -48,9 +48,9 @@ class LoadPILImage(BaseTransform):
             1/8 of their size that leaves both sides at least so many pixels, which
             the codec does in about two thirds of the time. Detailed photographs that
             CLIP's 224-pixel crop is then taken from differ from the plain path, in
-            steps of 1/255, by 0.6 to 0.8 on average and at most 33 with 448 (twice
-            the crop), by 2.4 to 3.0 and at most 63 with 224. A random crop of a
-            small ``scale`` needs more. Defaults to None, never.
+            steps of 1/255, by 0.6 to 0.8 on average with 448 (twice the crop), by 2.3
+            to 4.0 with 224; single pixels at sharp edges by up to 123 and 166. A
+            random crop of a small ``scale`` needs more. Defaults to None, never.
         jpeg_decoder (str): ``'torchvision'`` decodes colour JPEG files at full size
             with torchvision's decoder: the same pixels, sooner, but damaged files
             that still decode may differ, and libjpeg writes its warnings about them

@@ -33,7 +33,7 @@ class PackImageText(BaseTransform):
 
     Required keys: ``img`` (uint8, H x W x 3, BGR), ``caption`` (str).
     Optional keys: ``text_tokens`` (int64 tensor, L), ``text_embeddings`` (floating
-    tensor, D), ``img_path`` (str), ``shard_position`` (tuple).
+    tensor, D), ``img_path`` (str), ``shard_position`` (str).
     Result: ``inputs`` (uint8 tensor, 3 x H x W, BGR, contiguous) and
     ``data_samples``, a dict of the other keys.
 
@@ -80,7 +80,7 @@ def collate_image_text(batch: Sequence[dict]) -> dict:
 
     Returns:
         dict: ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
-        (list[str]), ``img_path`` (list[str]), ``shard_position`` (list[tuple]),
+        (list[str]), ``img_path`` (list[str]), ``shard_position`` (list[str]),
         ``text_tokens`` (B, L), ``text_embeddings`` (B, D), each if the samples have
         it, and ``grid``, which all must agree in.
 

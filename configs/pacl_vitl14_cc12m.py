@@ -1,0 +1,10 @@
+# The recipe of pacl_vitb16_30m.py on CC12M, with CLIP ViT-L/14. Its preprocessing and
+# its tokens are those of ViT-B/16, for which the data config says them.
+_base_ = [
+    '_base_/models/pacl_vitl14.py',
+    '_base_/datasets/cc12m.py',
+    '_base_/schedules/pacl.py',
+    '_base_/default_runtime.py',
+]
+max_iters = 10 * _base_.num_pairs // 4096
+train_cfg = dict(max_iters=max_iters)
