@@ -1,0 +1,55 @@
+"""The benchmark of training steps, on the small world."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pacl_mmseg.apis.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def training(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    import training
+
+    return training
+
+
+def test_captions_are_as_long_as_stated(training):
+    lengths = [len(caption.split()) for caption in training.make_captions(20_000)]
+    assert statistics.mean(lengths) == pytest.approx(20.2, rel=0.02)
+    assert statistics.stdev(lengths) == pytest.approx(16.3, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_it_measures_steps_that_train(training, capsys):
+    cfg = load_config(
+        str(ROOT / 'configs' / 'small_world' / 'pacl.py'),
+        {'encoder.pretrained': None, 'encoder.dtype': 'bfloat16'},
+    )
+    steps = training.Training(cfg, 4, torch.device('cpu'))
+    before = [p.clone() for p in steps.model.neck.parameters()]
+    training.measure(steps, repeat=1, steps=2)
+    after = steps.model.neck.parameters()
+    assert not any(map(torch.equal, before, after))
+    assert steps.images.dtype == torch.bfloat16
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    phases = [
+        'data',
+        'copy',
+        'vision',
+        'text',
+        'embedder',
+        'phi',
+        'loss',
+        'backward',
+        'optimizer',
+    ]
+    assert [row[0] for row in rows if row[-1].endswith('%')] == phases
