@@ -115,22 +115,27 @@ class _WorkerSignals:
         self._waiting = self._missed = False
 
     def take_over(self) -> None:
-        """Stand before PyTorch's handler, which it sets with the first workers."""
+        """Stand before PyTorch's handler, which it sets with the first workers.
+
+        Of several that did not give it back, the last one stands before it.
+        """
         main = threading.current_thread() is threading.main_thread()
         if not main or not hasattr(signal, 'SIGCHLD'):
             return
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and not isinstance(
-            getattr(handler, '__self__', None), _WorkerSignals
-        ):
+        owner = getattr(handler, '__self__', None)
+        if isinstance(owner, _WorkerSignals):
+            handler = owner._handler
+        if callable(handler):
             self._handler = handler
             signal.signal(signal.SIGCHLD, self._on_signal)
 
     def give_back(self) -> None:
         """Put PyTorch's handler back."""
-        if self._handler is not None:
+        current = signal.getsignal(signal.SIGCHLD)
+        if self._handler is not None and current == self._on_signal:
             signal.signal(signal.SIGCHLD, self._handler)
-            self._handler = None
+        self._handler = None
 
     @contextmanager
     def raised(self) -> Iterator[None]:

@@ -67,13 +67,16 @@ class ContrastivePretrainRunner(Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As ``Runner.wrap_model``, whose default wrapper is for a GPU only.
+        """As ``Runner.wrap_model``, with a wrapper that leaves batches where they are.
 
-        A model with nothing to train is not wrapped: it has nothing to share.
+        Given a device, as by default, DistributedDataParallel moves all of a batch
+        there itself: it waits for it, and for texts that are wanted on the host. The
+        data preprocessor knows better. A model with nothing to train is not wrapped: it
+        has nothing to share.
         """
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model.to(get_device())
-        if self.distributed and not torch.cuda.is_available():
+        if self.distributed:
             defaults = dict(
                 broadcast_buffers=False,
                 find_unused_parameters=self.cfg.get('find_unused_parameters', False),

@@ -280,3 +280,14 @@ def test_on_a_gpu_scalars_come_a_step_late_and_images_beside_it():
     batch = next(EndlessBatches(loader, torch.device('cuda')))
     assert batch['inputs'].is_cuda and torch.equal(batch['inputs'].cpu(), images)
     assert batch['data_samples'] == dict(captions=['a'])
+
+
+def test_a_run_that_never_ended_does_not_hide_killed_workers(config):
+    config.train_dataloader.num_workers = 1
+    left_over = EndlessBatches(
+        torch.utils.data.DataLoader(range(4), num_workers=1), torch.device('cpu')
+    )
+    next(left_over)
+    config.custom_hooks = [dict(type='KillDataWorker', after=[2])]
+    assert run(config).train_loop.data_restarts == 1
+    left_over.stop()
