@@ -2,13 +2,14 @@
 # On one machine:  tools/dist_test.sh CONFIG [CHECKPOINT] GPUS [ARGUMENTS of test.py]
 # On several: also set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 set -euo pipefail
-TEST=("$1")
+USAGE='usage: tools/dist_test.sh CONFIG [CHECKPOINT] GPUS [ARGUMENTS of test.py]'
+TEST=("${1:?$USAGE}")
 shift
-if [[ ! $1 =~ ^[0-9]+$ ]]; then # methods without training have no checkpoint
+if [[ ! ${1:?$USAGE} =~ ^[0-9]+$ ]]; then # methods without training have no checkpoint
     TEST+=("$1")
     shift
 fi
-GPUS=$1
+GPUS=${1:?$USAGE}
 shift
 
 python -m torch.distributed.run \

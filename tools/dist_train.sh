@@ -2,7 +2,8 @@
 # On one machine:  tools/dist_train.sh CONFIG GPUS [ARGUMENTS of tools/train.py]
 # On several: also set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 set -euo pipefail
-CONFIG=$1 GPUS=$2
+USAGE='usage: tools/dist_train.sh CONFIG GPUS [ARGUMENTS of tools/train.py]'
+CONFIG=${1:?$USAGE} GPUS=${2:?$USAGE}
 shift 2
 
 python -m torch.distributed.run \

@@ -2,7 +2,8 @@
 # tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of tools/train.py]
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the size of the job, SRUN_ARGS the rest.
 set -euo pipefail
-PARTITION=$1 JOB_NAME=$2 CONFIG=$3
+USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of train.py]'
+PARTITION=${1:?$USAGE} JOB_NAME=${2:?$USAGE} CONFIG=${3:?$USAGE}
 shift 3
 GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-4}

@@ -12,6 +12,7 @@ import cli
 import torch
 from mmengine.runner import Runner
 
+from pacl_mmseg.apis.config import kind_of
 from pacl_mmseg.registry import RUNNERS
 
 
@@ -38,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> Runner:
     args = parse_args(argv)
     cfg = cli.config_from(args)
     cli.check_data_root(cfg, 'train_dataloader', 'val_dataloader')
-    if args.amp and not torch.cuda.is_available():
+    amp = args.amp or kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper'
+    if amp and not torch.cuda.is_available():
         raise ValueError(
-            "--amp is for GPUs (MMEngine's AmpOptimWrapper): leave it out."
+            "Mixed precision is for GPUs (MMEngine's AmpOptimWrapper), and there is "
+            'none: leave out --amp, or set optim_wrapper.type=OptimWrapper, or use a '
+            'config without it (pacl_vitb16_30m.py for pacl_vitb16_30m_bf16.py).'
         )
     if args.amp and cfg.optim_wrapper.type == 'OptimWrapper':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'

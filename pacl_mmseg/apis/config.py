@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
+
+from pacl_mmseg.prompts.nearest import did_you_mean
 
 ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
+# What MMEngine's runner and MMSeg's tools look for in a config.
+_RUNNER_KEYS = (
+    *inspect.signature(Runner.__init__).parameters,
+    *('runner_type', 'tta_model', 'tta_pipeline', 'find_unused_parameters', 'sync_bn'),
+    *('model_wrapper_cfg', 'compile', 'custom_imports'),
+)
 # What of the encoder else it concerns, and in which keys.
 PREPROCESSORS = {
     'CLIPDataPreProcessor': ('model', 'pretrained', 'dtype'),
@@ -39,9 +49,21 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
     Args:
         config: Any config.
         options: Dotted keys and their new values.
+
+    Raises:
+        ValueError: A key begins with what is neither in the config nor known to
+            MMEngine, which would go unnoticed.
     """
     if not options:
         return
+    for key in options:
+        first = key.split('.')[0]
+        known = {*config.keys(), *_RUNNER_KEYS}
+        if first not in known:
+            raise ValueError(
+                f'--cfg-options {key}: the config has no {first!r}.'
+                + did_you_mean(first, sorted(known))
+            )
     config.merge_from_dict(dict(options))
     changed = {
         key.split('.')[1]: config.encoder[key.split('.')[1]]

@@ -13,6 +13,7 @@ from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from pacl_mmseg.apis.benchmarks import METHODS
+from pacl_mmseg.apis.config import kind_of
 from pacl_mmseg.datasets.preparation.layout import has_content, open_dataset
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.registry import DATASETS
@@ -36,6 +37,12 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     dataset, path = (cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset'
     while isinstance(dataset.get('dataset'), dict):  # inside wrappers
         dataset, path = dataset['dataset'], f'{path}.dataset'
+    if kind_of(dataset) == 'ImageTextShards':
+        try:
+            DATASETS.build({**dataset, 'pipeline': []}).full_init()
+        except FileNotFoundError as error:
+            return str(error)
+        return None
     root = dataset.get('data_root')
     if not root or '://' in root:
         return None

@@ -209,3 +209,15 @@ def test_bad_input_ends_in_one_sentence(tmp_path):
     done = tool('test.py', config, '--work-dir', tmp_path, *options)
     error = last_error(done)
     assert 'vocabulary has 20 classes, but SmallWorldSegmentation has 36' in error
+    done = tool('train.py', config, '--cfg-options', 'train_dataloder.batch_size=6')
+    assert "has no 'train_dataloder'. Did you mean 'train_dataloader'?" in (
+        last_error(done)
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is right where there is a GPU')
+def test_mixed_precision_without_a_gpu_ends_in_one_sentence(tmp_path):
+    # Before weights, or shards, are looked for.
+    options = ['optim_wrapper.type=AmpOptimWrapper', '--work-dir', tmp_path]
+    done = tool('train.py', 'configs/small_world/pacl.py', '--cfg-options', *options)
+    assert 'optim_wrapper.type=OptimWrapper' in last_error(done)
