@@ -4,26 +4,32 @@
     python benchmarks/training.py --device cuda --dtype bfloat16 --compile \
         --batch-size 4096
 
-The model and the optimizer of ``--config`` on a batch that is in (pinned) memory:
-random images, captions of random words whose number is log-normally distributed with
-mean 20.2 and standard deviation 16.3 (what Conceptual 12M's authors report of its
-captions). The shorter noun prompts of the recipe are not among them. Weights are
-random, unless ``--cfg-options encoder.pretrained=...`` says otherwise.
+The model and the optimizer of ``--config`` on batches that are in (pinned) memory:
+random images, the same in all of them, and 8 sets of captions in turn, tokenized
+before, as data workers do. Captions are of random words whose number is log-normally
+distributed with mean 20.2 and standard deviation 16.3 (what Conceptual 12M's authors
+report of its captions). The shorter noun prompts, which in training take the place of
+up to half of the captions, are not among them. Weights are random, unless
+``--cfg-options encoder.pretrained=...`` says otherwise.
 
-encoders: the two frozen encoders' forward, alone, on the same batch, normalised and
-    tokenized before.
-step: what training does with a batch: copy, normalisation, encoders, embedder,
-    compatibility function, loss, backward and optimizer. As in training, the next
-    batch is copied to a GPU while it computes.
+encoders: the two frozen encoders' forward, alone, on the same batches, images being
+    on the device and normalised before.
+step: what training does with a batch that its data workers have made: copy to the
+    device, normalisation, encoders, embedder, compatibility function, loss, backward
+    and optimizer. As in training, a batch is copied to a GPU by a stream of its own,
+    while the GPU still computes the steps before.
 
 Both take turns in one process after a warm-up, each turn ``--steps`` times in a row;
-medians of ``--repeat`` turns are compared. Then come as many steps with
-``PhaseTimer``, for the time of each phase. With ``--dtype`` of 16 bits the embedder
-runs under MMEngine's ``AmpOptimWrapper`` where it works, on a GPU.
+medians of ``--repeat`` turns are compared, and the hours that the paper's recipe would
+take at that rate computed, data being in time. Then come as many steps with
+``PhaseTimer``, for the time of each phase, and the rest of a step, which belongs to
+none. With ``--dtype`` of 16 bits frozen towers and the compatibility function's
+products have that precision, and the embedder runs under MMEngine's
+``AmpOptimWrapper`` where it works, on a GPU.
 
 Peak memory: of CUDA's allocator in a turn of steps, or of this whole process (Linux).
 On a CPU, seconds of the first table are of processor time (of all ``--threads``
-together), which other programs disturb little, those of phases of a clock.
+together), which other programs disturb less; those of phases are of a clock.
 """
 
 from __future__ import annotations
@@ -53,6 +59,8 @@ from pacl_mmseg.registry import MODELS
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'pacl_vitb16_cc12m.py'
 CAPTION_WORDS = 20.2, 16.3  # mean and standard deviation
+CAPTION_SETS = 8  # how many texts have which length differs from batch to batch
+RECIPE_SAMPLES = 3e8  # 30 million pairs, 10 epochs
 WORDS = (
     'a the of and in on with for red blue old new small large young woman man child '
     'dog cat horse bird tree house street river mountain beach table chair window '
@@ -60,28 +68,28 @@ WORDS = (
 )
 
 
-def make_captions(count: int) -> list[str]:
+def make_captions(count: int, seed: int = 0) -> list[str]:
     """Random words; see the module's description."""
     mean, deviation = CAPTION_WORDS
     variance = math.log1p((deviation / mean) ** 2)
     location = math.log(mean) - variance / 2
-    dice, words = random.Random(0), WORDS.split()
+    dice, words = random.Random(seed), WORDS.split()
     lengths = (dice.lognormvariate(location, variance**0.5) for _ in range(count))
     return [' '.join(dice.choices(words, k=max(round(n), 1))) for n in lengths]
 
 
 class InMemory:
-    """A stand-in for a data loader: the same batch without end."""
+    """A stand-in for a data loader: the same batches in turn, without end."""
 
-    def __init__(self, batch: dict) -> None:
-        self.batch = batch
+    def __init__(self, batches: list[dict]) -> None:
+        self.batches = batches
 
     def __iter__(self) -> Iterator[dict]:
-        return itertools.repeat(self.batch)
+        return itertools.cycle(self.batches)
 
 
 class Training:
-    """The model and optimizer of a config, and a batch."""
+    """The model and optimizer of a config, and batches that share their images."""
 
     def __init__(self, cfg: Config, batch_size: int, device: torch.device) -> None:
         self.device = device
@@ -89,21 +97,23 @@ class Training:
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         size = preprocess_config(cfg.encoder.model)['size']
         images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-        captions = make_captions(batch_size)
-        tokens = self.model.decode_head.text_encoder.tokenize(captions)
+        captions = [make_captions(batch_size, seed) for seed in range(CAPTION_SETS)]
+        self.tokens = [*map(self.model.decode_head.text_encoder.tokenize, captions)]
         if device.type == 'cuda':
-            images, tokens = images.pin_memory(), tokens.pin_memory()
-        self.batch: dict[str, Any] = dict(
-            inputs=images, data_samples=dict(captions=captions, text_tokens=tokens)
-        )
-        self.batches = EndlessBatches(InMemory(self.batch), device)
+            images = images.pin_memory()
+            self.tokens = [tokens.pin_memory() for tokens in self.tokens]
+        batches: list[dict[str, Any]] = [
+            dict(inputs=images, data_samples=dict(captions=texts, text_tokens=tokens))
+            for texts, tokens in zip(captions, self.tokens, strict=True)
+        ]
+        self.batches = EndlessBatches(InMemory(batches), device)
+        self.texts = itertools.cycle(self.tokens)
         with torch.no_grad():
-            data = self.model.data_preprocessor(self.batch, True)
-        self.images, self.tokens = data['inputs'], tokens
+            self.images = self.model.data_preprocessor(batches[0], True)['inputs']
 
     def encoders(self) -> None:
         self.model.backbone(self.images)
-        self.model.decode_head.text_encoder(self.tokens)
+        self.model.decode_head.text_encoder(next(self.texts))
 
     def step(self, timer: PhaseTimer | None = None) -> dict[str, Tensor]:
         if timer is None:
@@ -138,7 +148,7 @@ def measure(training: Training, repeat: int, steps: int) -> None:
         for name, job in jobs.items():
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-            seconds = training.seconds(job, 2 if turn == 0 else steps)
+            seconds = training.seconds(job, max(steps, 2) if turn == 0 else steps)
             if turn > 0:
                 times[name].append(seconds)
             if name == 'step' and on_gpu:
@@ -157,11 +167,17 @@ def measure(training: Training, repeat: int, steps: int) -> None:
         f'step / encoders: {medians["step"] / medians["encoders"]:.3f}; peak memory '
         f'{peak / 1e9:.2f} GB'
     )
+    hours = RECIPE_SAMPLES * medians['step'] / count / 3600
+    print(f"the paper's {RECIPE_SAMPLES:.0e} samples at this rate: {hours:,.1f} hours")
     with PhaseTimer(training.model, training.optim_wrapper) as timer:
-        for _ in range(max(repeat * steps, 1)):
+        training.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeat * steps):
             log = training.step(timer)
+        training.synchronize()
+        total = (time.perf_counter() - start) / (repeat * steps)
         phases = timer.read()
-    total = sum(value for name, value in phases.items() if name != 'reduce')
+    phases['rest'] = total - sum(phases.values())
     print(f'phases of a step, {1000 * total:.1f} ms in all:')
     for name, seconds in phases.items():
         print(f'{name:>9} {1000 * seconds:10.1f} ms {seconds / total:10.1%}')
@@ -181,10 +197,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--compile', action='store_true', help='the frozen encoders')
     parser.add_argument('--repeat', type=int, default=5, help='timed turns')
-    parser.add_argument('--steps', type=int, default=1, help='in a row, in each turn')
+    parser.add_argument(
+        '--steps',
+        type=int,
+        help='in a row, in each turn; default: 10 on a GPU, 1 on a CPU',
+    )
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.steps is None:
+        args.steps = 10 if args.device == 'cuda' else 1
+    if min(args.repeat, args.steps) < 1:
+        parser.error('--repeat and --steps must be at least 1.')
+    return args
 
 
 def main() -> None:
@@ -196,6 +221,8 @@ def main() -> None:
         'encoder.dtype': args.dtype,
         'encoder.compile': args.compile,
     }
+    if args.dtype != 'float32':
+        options['model.decode_head.compatibility.matmul_dtype'] = args.dtype
     if args.dtype != 'float32' and args.device == 'cuda':
         options['optim_wrapper.type'] = 'AmpOptimWrapper'
         options['optim_wrapper.dtype'] = args.dtype
@@ -203,8 +230,9 @@ def main() -> None:
         options['optim_wrapper.loss_scale'] = dict(enabled=args.dtype == 'float16')
     cfg = load_config(str(args.config), {**options, **args.cfg_options})
     device = torch.device(args.device)
+    torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark  # as when training
     training = Training(cfg, args.batch_size, device)
-    ends = training.tokens.argmax(1) + 1.0
+    ends = torch.cat(training.tokens).argmax(1) + 1.0
     where = torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'
     print(
         f'{args.config.name}, {args.dtype}, {"" if args.compile else "not "}compiled, '

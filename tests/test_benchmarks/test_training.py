@@ -28,6 +28,11 @@ def test_captions_are_as_long_as_stated(training):
     assert statistics.stdev(lengths) == pytest.approx(16.3, rel=0.1)
 
 
+def test_every_set_of_captions_is_another(training):
+    sets = [training.make_captions(50, seed) for seed in range(training.CAPTION_SETS)]
+    assert len({tuple(captions) for captions in sets}) == len(sets) >= 8
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_it_measures_steps_that_train(training, capsys):
     cfg = load_config(
@@ -36,6 +41,10 @@ def test_it_measures_steps_that_train(training, capsys):
     )
     steps = training.Training(cfg, 4, torch.device('cpu'))
     before = [p.clone() for p in steps.model.neck.parameters()]
+    batches = [next(steps.batches) for _ in range(training.CAPTION_SETS + 1)]
+    assert len({batch['data_samples']['text_tokens'] for batch in batches}) == 8
+    assert batches[0] is batches[-1]
+    assert all(batch['inputs'] is batches[0]['inputs'] for batch in batches)
     training.measure(steps, repeat=1, steps=2)
     after = steps.model.neck.parameters()
     assert not any(map(torch.equal, before, after))
@@ -51,5 +60,6 @@ def test_it_measures_steps_that_train(training, capsys):
         'loss',
         'backward',
         'optimizer',
+        'rest',
     ]
     assert [row[0] for row in rows if row[-1].endswith('%')] == phases

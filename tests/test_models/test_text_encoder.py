@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pacl_mmseg.models import OpenCLIPTextEncoder
 from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.models.text_encoders.open_clip_text_encoder import _can_cut
 
 TEXTS = [
     'a cat',
@@ -33,7 +34,7 @@ def test_cut_texts_equal_whole_ones(tiny_clip, options, batch_size):
     assert tokens.shape == (len(TEXTS), 24)
     assert tokens.dtype == torch.int64
     lengths = []
-    encoder.text.transformer.resblocks[0].register_forward_pre_hook(
+    encoder.text.transformer.resblocks[0].ln_1.register_forward_pre_hook(
         lambda _, args: lengths.append(args[0].shape[1])
     )
     embeddings = encoder(TEXTS)
@@ -54,6 +55,29 @@ def test_other_towers_get_their_full_length(tiny_clip, options):
     encoder = OpenCLIPTextEncoder(tiny_clip)
     expected = full_length(build_open_clip(tiny_clip), encoder.tokenize(TEXTS))
     torch.testing.assert_close(encoder(TEXTS), expected)
+
+
+def test_only_clips_own_mask_is_taken_for_it(tiny_clip):
+    text = build_open_clip(tiny_clip).text
+    assert _can_cut(text)
+    assert _can_cut(text.half())
+    text.attn_mask[-1, 0] = -torch.inf
+    assert not _can_cut(text)
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_attention_without_plans_for_every_size(tiny_clip, causal):
+    tiny_clip['text_cfg'].update(no_causal_mask=not causal)
+    encoder = OpenCLIPTextEncoder(tiny_clip)
+    allowed = []
+    encoder.text.transformer.resblocks[0].ln_1.register_forward_pre_hook(
+        lambda *_: allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    encoder(TEXTS)
+    assert allowed
+    assert not any(allowed)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 def test_embeddings_are_ordinary_tensors(tiny_clip):

@@ -16,6 +16,11 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.models.open_clip_block import (
+    feed_forward,
+    project,
+    query_key_value,
+)
 from pacl_mmseg.prompts.nearest import did_you_mean
 
 attend = F.scaled_dot_product_attention
@@ -29,8 +34,8 @@ def maskclip(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]) ->
     OpenAI's weights with GELU and a layer norm epsilon of 1e-6, CLIP itself QuickGELU
     and 1e-5; which it is, the backbone's ``model`` says.)
     """
-    _, _, v = _query_key_value(block, x)
-    return _feed_forward(block, x + _project(block, v))
+    _, _, v = query_key_value(block, x)
+    return feed_forward(block, x + project(block, v))
 
 
 def sclip(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -39,8 +44,8 @@ def sclip(block: ResidualAttentionBlock, x: Tensor, grid: tuple[int, int]) -> Te
     As in wangf3014/SCLIP, ``clip/model.py``: the residual connection and the
     feed-forward network stay. Rows of the attention sum to 2, in paper and code.
     """
-    q, k, v = _query_key_value(block, x)
-    return _feed_forward(block, x + _project(block, attend(q, q, v) + attend(k, k, v)))
+    q, k, v = query_key_value(block, x)
+    return feed_forward(block, x + project(block, attend(q, q, v) + attend(k, k, v)))
 
 
 def clearclip(
@@ -50,8 +55,8 @@ def clearclip(
 
     As in mc-lan/ClearCLIP, ``open_clip/transformer.py``.
     """
-    q, _, v = _query_key_value(block, x)
-    return _project(block, attend(q, q, v))
+    q, _, v = query_key_value(block, x)
+    return project(block, attend(q, q, v))
 
 
 def naclip(
@@ -66,9 +71,9 @@ def naclip(
     Args:
         std: Standard deviation of the neighbourhood, in tokens.
     """
-    _, k, v = _query_key_value(block, x)
+    _, k, v = query_key_value(block, x)
     neighbourhood = _neighbourhood(grid, std, k.device).to(k.dtype)
-    return _project(block, attend(k, k, v, attn_mask=neighbourhood))
+    return project(block, attend(k, k, v, attn_mask=neighbourhood))
 
 
 DenseAttention = Callable[[ResidualAttentionBlock, Tensor, tuple[int, int]], Tensor]
@@ -104,22 +109,6 @@ def build_dense_attention(variant: str | Mapping) -> DenseAttention:
     if options.get('std', 1) <= 0:
         raise ValueError(f'std must be above 0 tokens, not {options["std"]}.')
     return partial(function, **options)
-
-
-def _query_key_value(block: ResidualAttentionBlock, x: Tensor) -> tuple[Tensor, ...]:
-    """Each ``(N, heads, tokens, C / heads)``."""
-    attention = block.attn
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    return qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def _project(block: ResidualAttentionBlock, heads: Tensor) -> Tensor:
-    """The attention's output projection of ``(N, heads, tokens, C / heads)``."""
-    return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
-
-
-def _feed_forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _neighbourhood(grid: tuple[int, int], std: float, device: torch.device) -> Tensor:

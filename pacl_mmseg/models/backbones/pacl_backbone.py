@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
 from pacl_mmseg.models.frozen import FrozenModule
+from pacl_mmseg.models.open_clip_block import block_runner, call_block
 from pacl_mmseg.models.open_clip_model import describe, take_tower
 from pacl_mmseg.registry import MODELS
 
@@ -143,9 +144,11 @@ class PACLBackbone(FrozenModule):
         if self.visual.proj is not None:
             self.visual.proj.requires_grad_(output == 'projection')
         self.freeze(dtype)
-        if frozen:  # with images likewise, the patches are tokens with no copy
+        if frozen:  # so it is a matrix with no copy, and its products are tokens
             self.visual.conv1.to(memory_format=torch.channels_last)
-        self._run_block = self.compile_if(compile, _run_block)
+        blocks = self.visual.transformer.resblocks
+        runner = block_runner(blocks) if frozen else call_block
+        self._run_block = self.compile_if(compile, runner)
 
     def _check_last_block(self, layers: int) -> None:
         block = self.visual.transformer.resblocks[-1]
@@ -238,12 +241,18 @@ class PACLBackbone(FrozenModule):
             images = F.interpolate(
                 images, covered, mode='bilinear', align_corners=False
             )
-        x = F.conv2d(
-            images.to(visual.conv1.weight.dtype),
-            visual.conv1.weight,
-            stride=self.stride,
-        )
-        x = x.flatten(2).transpose(1, 2)
+        weight = visual.conv1.weight
+        images = images[..., : covered[0], : covered[1]].to(weight.dtype)
+        if self.stride == self.patch_size:
+            # Patches side by side: a matrix product like all others, where how well a
+            # convolution of three channels does is up to the library.
+            x = images.permute(0, 2, 3, 1)
+            x = x.unflatten(2, (-1, self.stride[1])).unflatten(1, (-1, self.stride[0]))
+            x = x.transpose(2, 3).flatten(3).flatten(1, 2)
+            x = F.linear(x, weight.permute(0, 2, 3, 1).flatten(1))
+        else:
+            x = F.conv2d(images, weight, stride=self.stride)
+            x = x.flatten(2).transpose(1, 2)
         cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + self._position_embedding(grid).to(x.dtype)
         return visual.ln_pre(x), grid
@@ -309,8 +318,3 @@ class PACLBackbone(FrozenModule):
         # A view, not a copy: the embedder turns it back into tokens at no cost.
         maps = tokens.unflatten(1, grid).permute(0, 3, 1, 2)
         return [maps, cls] if self.output_cls_token else maps
-
-
-def _run_block(block: nn.Module, tokens: Tensor) -> Tensor:
-    """One residual block of the tower; a function of its own to be compiled."""
-    return block(tokens)

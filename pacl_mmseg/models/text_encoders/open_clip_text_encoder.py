@@ -9,8 +9,10 @@ import torch
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pacl_mmseg.models.frozen import FrozenModule
+from pacl_mmseg.models.open_clip_block import block_runner
 from pacl_mmseg.models.open_clip_model import (
     build_tokenizer,
     describe,
@@ -18,6 +20,14 @@ from pacl_mmseg.models.open_clip_model import (
     take_tower,
 )
 from pacl_mmseg.registry import MODELS
+
+# All but cuDNN's, which plans anew for every number and length of texts: those of the
+# groups are other ones in every batch.
+_ATTENTION = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @MODELS.register_module()
@@ -59,8 +69,9 @@ class OpenCLIPTextEncoder(FrozenModule):
         self.tokenizer = build_tokenizer(model)
         self.freeze(dtype)
         self._cuts = frozen and _can_cut(self.text)
+        runner = block_runner(self.text.transformer.resblocks if self._cuts else ())
         # Groups of texts have another size in every batch.
-        self._run_block = self.compile_if(compile, _run_block, dynamic=True)
+        self._run_block = self.compile_if(compile, runner, dynamic=True)
 
     @property
     def description(self) -> str:
@@ -91,7 +102,7 @@ class OpenCLIPTextEncoder(FrozenModule):
         tokens = _send(tokens, device)[order]
         sizes, counts = lengths.unique_consecutive(return_counts=True)
         groups = zip(sizes.tolist(), tokens.split(counts.tolist()), strict=True)
-        with self.encoding():
+        with self.encoding(), sdpa_kernel(_ATTENTION):
             parts = [
                 self._encode(part)
                 for length, group in groups
@@ -142,12 +153,8 @@ def _can_cut(text: nn.Module) -> bool:
     return (
         type(text) is TextTransformer
         and text.attn_mask is not None
+        and torch.equal(text.attn_mask.float(), text.build_causal_mask())
         and text.cls_emb is None
         and text.pool_type in ('argmax', 'eos')
         and not text.output_tokens
     )
-
-
-def _run_block(block: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
-    """One residual block of the tower; a function of its own to be compiled."""
-    return block(tokens, attn_mask=mask)
