@@ -12,14 +12,20 @@ Time: the implementations take turns in one process, after one warm-up each; the
 of ``--repeat`` turns are printed, forward and backward apart. It is wall time; on the
 CPU with ``--threads 1`` the process' own, which other programs disturb less.
 
-Matrix rate: the floor of an implementation in blocks is the time that its matrix
-products take alone. It takes turns with them, as bmm of one block of the same shapes
-in the operands' precision, and is scaled to the count of multiply-adds that
-``multiply_adds`` of pacl_mmseg/ops/compatibility_blockwise.py states for forward and
-backward (backward multiplies anew what forward did not keep). ``of rate`` is that floor
-over the measured time: the share of the device's own matrix rate that is reached.
-Triton's forward multiplies more than the count: it pads T to a power of two and forms
-the pooled vectors where the blocks may use the Gram matrix.
+Matrix rate: two floors of an implementation in blocks take turns with it.
+
+* ``products alone``: the matrix products of one pass of the blocks, recorded from it
+  (operators, shapes, strides and types) and run one after the other, without anything
+  between them: as many calls between two synchronisations as one pass makes. Backward
+  multiplies anew what forward did not keep.
+* ``device``: the multiply-adds that ``multiply_adds`` of
+  pacl_mmseg/ops/compatibility_blockwise.py counts, at the rate of large square products
+  of the same type in a row: the device's own matrix rate, whatever the shapes are.
+
+``of products`` and ``of device`` are these floors over the measured time. Triton's
+forward multiplies more than the count: it pads T to a power of two and forms the pooled
+vectors where the blocks may use the Gram matrix. On the CPU products of 16-bit operands
+are computed in float32, and that is what both floors measure.
 
 Extra memory: the peak during one forward and backward, less what was held before it
 (inputs among it), the result and the gradient of the patch tokens. On CUDA from the
@@ -34,6 +40,7 @@ threads then wait for one another at each operator.
 """
 
 import argparse
+import functools
 import math
 import statistics
 import subprocess
@@ -44,12 +51,15 @@ from collections.abc import Callable
 import torch
 from memory import process_bytes
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pacl_mmseg.ops import compatibility, compatibility_reference
 from pacl_mmseg.ops.compatibility_blockwise import multiply_adds
 
 IMPLEMENTATIONS = ('reference', 'blockwise', 'triton')
 PRODUCTS = 'products alone'
+DEVICE = 'device'
+DIRECTIONS = ('forward', 'backward')
 
 
 def make_inputs(size: int, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -106,48 +116,109 @@ def time_step(
     return {'forward': forward, 'backward': backward}
 
 
-def time_products(size: int, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the matrix products alone, in forward and in backward.
+class RecordedProducts(TorchDispatchMode):
+    """Records the matrix products of what runs in it, to run them again alone."""
 
-    Each product is timed on as many images as a block has and scaled to all.
-    """
-    wide = torch.promote_types(getattr(torch, options.dtype), torch.float32)
-    dtype = getattr(torch, options.matmul_dtype) if options.matmul_dtype else wide
-    kind = dict(device=options.device, dtype=dtype)
-    block = 2**20 if options.device == 'cpu' else 2**26
-    tokens, dim = options.tokens, options.dim
-    step = min(size, max(1, block // (tokens * max(size, dim))))
-    known: dict[tuple[int, ...], float] = {}
-    totals = {}
-    for direction, products in multiply_adds(size, size, tokens, dim).items():
-        totals[direction] = 0.0
-        for images, *shape in products:
-            m, k, n = shape
-            if (m, k, n) not in known:
-                left = torch.randn(step, m, k, **kind)
-                right = torch.randn(step, k, n, **kind)
-                out = torch.empty(step, m, n, **kind)
-                torch.bmm(left, right, out=out)
-                took, _ = timed(options, torch.bmm, left, right, out=out)
-                known[m, k, n] = took / step
-            totals[direction] += images * known[m, k, n]
-    return totals
+    names = ('aten::mm', 'aten::bmm', 'aten::addmm_', 'aten::baddbmm_')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], object]] = []
+        self.multiply_adds = 0
+        self.dtype: torch.dtype | None = None
+        # One call serves all with operands of the same shapes, strides and types.
+        self._known: dict[str, Callable[[], object]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if func.name().split('.')[0] in self.names:
+            shapes = [
+                (tuple(x.shape), x.stride(), x.dtype) if isinstance(x, Tensor) else x
+                for x in args
+            ]
+            key = repr((func, shapes, kwargs))
+            if key not in self._known:
+                # Real values: what zeros take is not what numbers take.
+                others = [
+                    torch.empty_strided(
+                        x.shape, x.stride(), dtype=x.dtype, device=x.device
+                    ).normal_()
+                    if isinstance(x, Tensor)
+                    else x
+                    for x in args
+                ]
+                self._known[key] = functools.partial(func, *others, **kwargs)
+            self.calls.append(self._known[key])
+            left, right = args[-2:]
+            self.multiply_adds += left.numel() * right.shape[-1]
+            self.dtype = right.dtype
+        return func(*args, **kwargs)
+
+    def run(self) -> None:
+        """All products, one after the other."""
+        for call in self.calls:
+            call()
+
+
+def record_products(
+    tokens: Tensor, texts: Tensor, options: argparse.Namespace
+) -> dict[str, RecordedProducts]:
+    """The products of the blocks' forward and backward."""
+    tokens.grad = None
+    plain = argparse.Namespace(**{**vars(options), 'compile': False})
+    recorded = {'forward': RecordedProducts(), 'backward': RecordedProducts()}
+    with recorded['forward']:
+        phi = function('blockwise', plain)(tokens, texts)
+    with recorded['backward']:
+        phi.backward(torch.ones_like(phi))
+    return recorded
+
+
+def count_products(size: int, options: argparse.Namespace) -> dict[str, int]:
+    """Multiply-adds of forward and of backward."""
+    products = multiply_adds(size, size, options.tokens, options.dim)
+    return {way: sum(map(math.prod, products[way])) for way in DIRECTIONS}
+
+
+def time_device(dtype: torch.dtype, options: argparse.Namespace) -> float:
+    """Seconds per multiply-add of large square products in a row."""
+    size, count = (1024, 2) if options.device == 'cpu' else (8192, 20)
+    square = torch.randn(size, size, device=options.device, dtype=dtype)
+    out = torch.empty_like(square)
+
+    def multiply() -> None:
+        for _ in range(count):
+            torch.mm(square, square, out=out)
+
+    return timed(options, multiply)[0] / (count * size**3)
 
 
 def measure_time(
     names: list[str], size: int, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Median seconds of forward and backward of each and of :data:`PRODUCTS`."""
+    """Median seconds of forward and backward of each, of the products and device."""
+    torch._dynamo.reset()  # or sizes after the first would have code for any size
     tokens, texts = make_inputs(size, options)
-    turns = {name: [] for name in [PRODUCTS, *names]}
+    products = record_products(tokens, texts, options)
+    counts = count_products(size, options)
+    recorded = {way: products[way].multiply_adds for way in DIRECTIONS}
+    if recorded != counts:
+        raise RuntimeError(f'The products of {recorded} do not add up to {counts}.')
+    turns = {name: [] for name in [DEVICE, PRODUCTS, *names]}
     for _ in range(options.repeat + 1):
-        turns[PRODUCTS].append(time_products(size, options))
+        rate = time_device(products['forward'].dtype, options)
+        turns[DEVICE].append({way: rate * counts[way] for way in DIRECTIONS})
+        turns[PRODUCTS].append(
+            {way: timed(options, products[way].run)[0] for way in DIRECTIONS}
+        )
         for name in names:
             turns[name].append(time_step(name, tokens, texts, options))
     return {
         name: {
-            direction: statistics.median(turn[direction] for turn in taken[1:])
-            for direction in ('forward', 'backward')
+            way: statistics.median(turn[way] for turn in taken[1:])
+            for way in DIRECTIONS
         }
         for name, taken in turns.items()
     }
@@ -161,11 +232,13 @@ def measure_memory(name: str, size: int, options: argparse.Namespace) -> int:
         phi.backward(torch.ones_like(phi))
         return phi
 
-    warm_up = argparse.Namespace(**{**vars(options), 'tokens': 4, 'dim': 8})
-    step(*make_inputs(4, warm_up))
+    if options.device == 'cpu':
+        warm_up = argparse.Namespace(**{**vars(options), 'tokens': 4, 'dim': 8})
+        step(*make_inputs(4, warm_up))
     tokens, texts = make_inputs(size, options)
     if tokens.is_cuda:
-        step(tokens, texts)  # compiles
+        # Compiles, for this size: a small one before would make code for any size.
+        step(tokens, texts)
         tokens.grad = None
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -268,8 +341,9 @@ def main() -> None:
         f'{options.threads} CPU threads, median of {options.repeat}'
     )
     print(
-        f'{"B = N":>6} {"implementation":>15} {"forward":>10} {"of rate":>8} '
-        f'{"backward":>10} {"of rate":>8} {"extra memory":>13}'
+        f'{"B = N":>6} {"implementation":>15} '
+        + ''.join(f'{way:>10} of products of device ' for way in DIRECTIONS)
+        + 'extra memory'
     )
     for size in options.sizes:
         names = list(options.implementations)
@@ -278,23 +352,24 @@ def main() -> None:
             names.remove('reference')
             print(f'{size:>6} {"reference":>15} would not fit')
         times = measure_time(names, size, options)
-        floor = times[PRODUCTS]
         for name, taken in times.items():
-            line = f'{size:>6} {name:>15}'
-            for direction in ('forward', 'backward'):
-                share = floor[direction] / taken[direction]
-                line += f' {taken[direction]:>8.4f} s {share:>8.0%}'
-            if name != PRODUCTS:
+            line = f'{size:>6} {name:>15} '
+            for way in DIRECTIONS:
+                shares = [
+                    times[floor][way] / taken[way] for floor in (PRODUCTS, DEVICE)
+                ]
+                line += f'{taken[way]:>8.4f} s {shares[0]:>11.0%} {shares[1]:>9.0%} '
+            if name not in (PRODUCTS, DEVICE):
                 memory = measure_memory_apart(name, size, options)
-                line += f' {memory / 1e6:>10.1f} MB'
+                line += f'{memory / 1e6:>9.1f} MB'
             print(line, flush=True)
-        counts = multiply_adds(size, size, options.tokens, options.dim)
-        for direction, products in counts.items():
-            count = sum(map(math.prod, products))
-            rate = 2 * count / floor[direction] / 1e12
+        for way, count in count_products(size, options).items():
+            rates = [
+                2 * count / times[floor][way] / 1e12 for floor in (PRODUCTS, DEVICE)
+            ]
             print(
-                f'{size:>6} {direction} has {count:.4g} multiply-adds: '
-                f'{rate:.4g} TFLOP/s alone'
+                f'{size:>6} {way} has {count:.4g} multiply-adds: {rates[0]:.4g} '
+                f'TFLOP/s alone, {rates[1]:.4g} TFLOP/s the device'
             )
 
 

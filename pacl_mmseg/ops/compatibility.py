@@ -29,14 +29,12 @@ phi_ij = v_ij . t_j, which is no cosine, and :func:`own_caption_compatibility` p
 each image for its own text alone, as public re-implementations do.
 """
 
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .compatibility_blockwise import EPS, BlockwiseCompatibility, BlockwiseOptions
-from .compatibility_triton import triton_obstacle
+from .compatibility_triton import report_blocks, triton_obstacle
 
 MODES = ('softmax', 'sigmoid', 'max', 'mean', 'cls')
 IMPLEMENTATIONS = ('blockwise', 'triton')
@@ -49,9 +47,6 @@ MATMUL_DTYPES = ('bfloat16', 'float16')
 # blocks. On a CPU they should stay near the cache, a GPU needs large ones to be busy.
 _DEFAULT_BLOCK_ELEMENTS_CPU = 2**20
 _DEFAULT_BLOCK_ELEMENTS_GPU = 2**26
-
-_LOGGER = logging.getLogger(__name__)
-_REPORTED: set[str] = set()
 
 
 def compatibility_reference(
@@ -141,7 +136,7 @@ def compatibility(
     Same values and gradients as :func:`compatibility_reference`, up to rounding; no
     double backward. In modes softmax and sigmoid nothing of B x T x N or B x N x D
     elements is held, in forward or backward: blocks are recomputed in backward, and
-    only the arguments and one (B, N) tensor beside the result are kept. Half
+    only the arguments and up to two (B, N) tensors beside the result are kept. Half
     precision inputs are computed in float32 and get gradients of their own type; the
     result does not depend on autocast.
 
@@ -161,12 +156,15 @@ def compatibility(
             :func:`torch.set_float32_matmul_precision`).
         implementation: ``'blockwise'`` or, for the forward of modes softmax and
             sigmoid, ``'triton'``: a kernel, where it can serve (CUDA, T up to 256,
-            not float64); otherwise blocks, with one warning. Backward is block-wise
-            in either case. The default is not the kernel because that has not been
-            measured on a GPU yet.
+            a ``matmul_dtype``, whose products tensor cores compute). Otherwise, and
+            from then on where the kernel fails to compile or start, blocks, with one
+            warning for each reason. Backward is block-wise in either case. The default
+            is not the kernel because that has not been measured on a GPU yet.
         compile: Fuse what is between the matrix products of a block with
             torch.compile; where that fails it is done without, with one warning.
-            None, the default: on CUDA only. Compiling takes a while, once per shape.
+            None, the default: on CUDA only. Compiling takes a while, at the first
+            shape and at the second, which gets code for any size that later shapes
+            use too.
         max_block_elements: Upper limit for the elements of one images x patches x
             texts block (a block has at least one image and one text). None: 2**20 on
             the CPU, 2**26 elsewhere.
@@ -413,11 +411,8 @@ def _can_use_triton(
 ) -> bool:
     """Whether the kernel can serve; if not, a warning says why, once per reason."""
     obstacle = triton_obstacle(patch_tokens, dtype, operand_dtype)
-    if obstacle is not None and obstacle not in _REPORTED:
-        _REPORTED.add(obstacle)
-        _LOGGER.warning(
-            "implementation='triton' is computed in blocks, as %s.", obstacle
-        )
+    if obstacle is not None:
+        report_blocks(obstacle)
     return obstacle is None
 
 

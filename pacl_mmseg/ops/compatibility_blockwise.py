@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .compatibility_triton import triton_forward
+from .compatibility_triton import give_up, triton_forward
 from .compiled import compiled
 
 # Below this a norm counts as zero, as in torch.nn.functional.normalize.
@@ -83,10 +83,18 @@ class BlockwiseCompatibility(torch.autograd.Function):
 
         The type of ``text_units`` is the one to compute in.
         """
-        run = triton_forward if options.triton else _forward
-        phi, lengths = run(patch_tokens, text_units, weight_scale, valid, options)
+        arguments = (patch_tokens, text_units, weight_scale, valid, options)
+        results = None
+        if options.triton:
+            try:
+                results = triton_forward(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever compiler and driver come up with
+                give_up(error)
+        phi, lengths, totals = results or _forward(*arguments)
         ctx.save_for_backward(
-            patch_tokens, text_units, weight_scale, valid, phi, lengths
+            patch_tokens, text_units, weight_scale, valid, phi, lengths, totals
         )
         ctx.options = options
         return phi
@@ -106,8 +114,11 @@ def _forward(
     weight_scale: Tensor,
     valid: Tensor | None,
     options: BlockwiseOptions,
-) -> tuple[Tensor, Tensor | None]:
-    """phi and the lengths |v|, both (B, N); no lengths without re-normalisation."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """phi, the lengths |v| and the log-sum-exps of the logits, each (B, N).
+
+    There are no lengths without re-normalisation, and no log-sum-exps of sigmoid.
+    """
     dtype = text_units.dtype
     texts = text_units.to(options.operand_dtype)
     weights, cosines = (_weights, _cosines)
@@ -116,41 +127,47 @@ def _forward(
     use_gram = _gram_is_cheaper(*patch_tokens.shape[1:], len(texts))
     phi = text_units.new_empty(len(patch_tokens), len(texts))
     lengths = torch.empty_like(phi) if options.renormalize else None
+    totals = torch.empty_like(phi) if options.mode == 'softmax' else None
     image_blocks, text_blocks = _blocks(patch_tokens, texts, options)
     for images in image_blocks:
         tokens, norms, mask = _load(patch_tokens[images], valid, images, dtype, options)
         gram = None
         if options.renormalize and use_gram:
-            gram = _product(tokens, tokens.mT, dtype).to(tokens.dtype)
+            gram = _as_operand(_product(tokens, tokens.mT, dtype), tokens.dtype)
         if options.normalize_first:
             norms = None
         for columns in text_blocks:
             r = _product(tokens, texts[columns].T, dtype)
-            a = weights(r, norms, mask, weight_scale, options)
+            a, numerators, total = weights(r, norms, mask, weight_scale, options)
+            if totals is not None:
+                totals[images, columns] = total
             if not options.renormalize:
-                phi[images, columns] = (a * r).sum(dim=1)
+                phi[images, columns] = numerators
                 continue
             h = v = None
             if gram is None:
                 v = _product(a.mT, tokens, dtype)
             else:
                 h = _product(gram, a, dtype)
-            phi[images, columns], lengths[images, columns] = cosines(a, r, h, v)
-    return phi, lengths
+            phi[images, columns], lengths[images, columns] = cosines(
+                numerators, a, h, v
+            )
+    return phi, lengths, totals
 
 
 def _backward(
     ctx: FunctionCtx, grad_phi: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of :class:`BlockwiseCompatibility`, whose names are used here."""
-    patch_tokens, text_units, weight_scale, valid, phi, lengths = ctx.saved_tensors
+    patch_tokens, text_units, weight_scale, valid = ctx.saved_tensors[:4]
+    phi, lengths, totals = ctx.saved_tensors[4:]
     options = ctx.options
     tokens_need_grad, texts_need_grad, scale_needs_grad = ctx.needs_input_grad[:3]
     dtype = text_units.dtype
     texts = text_units.to(options.operand_dtype)
-    weights, score_gradients = (_weights, _score_gradients)
+    weights, score_gradients = (_weights_again, _score_gradients)
     if options.compile:
-        weights = _COMPILED['weights']
+        weights = _COMPILED['weights_again']
         score_gradients = _COMPILED['score_gradients']
     use_gram = _gram_is_cheaper(*patch_tokens.shape[1:], len(texts))
     grad_patch_tokens = torch.empty_like(patch_tokens) if tokens_need_grad else None
@@ -169,12 +186,13 @@ def _backward(
         if options.renormalize and use_gram:
             gram = _product(tokens, tokens.mT, dtype)
             grad_gram = torch.zeros_like(gram)
-            gram = gram.to(tokens.dtype)
+            gram = _as_operand(gram, tokens.dtype)
         grad_tokens = tokens.new_zeros(tokens.shape, dtype=dtype)
         along = tokens.new_zeros((*tokens.shape[:2], 1), dtype=dtype)
         for columns in text_blocks:
             r = _product(tokens, texts[columns].T, dtype)
-            a = weights(r, norms, mask, weight_scale, options)
+            total = None if totals is None else totals[images, None, columns]
+            a = weights(r, norms, mask, weight_scale, total, options)
             h = v = q = None
             g = grad_phi[images, None, columns]
             if options.renormalize:
@@ -206,7 +224,8 @@ def _backward(
         if grad_patch_tokens is None:
             continue
         if grad_gram is not None:
-            _accumulate(grad_tokens, grad_gram.to(tokens.dtype), tokens, alpha=-1)
+            grad_gram = _as_operand(grad_gram, tokens.dtype)
+            _accumulate(grad_tokens, grad_gram, tokens, alpha=-1)
         if options.normalize_first:
             along = (grad_tokens * tokens).sum(dim=2, keepdim=True)
             grad_tokens.sub_(along * tokens).div_(token_norms)
@@ -246,23 +265,56 @@ def _weights(
     mask: Tensor | None,
     weight_scale: Tensor,
     options: BlockwiseOptions,
-) -> Tensor:
-    """Pooling weights a (b, T, n), as operands, of projections r (b, T, n)."""
-    logits = r * (weight_scale if norms is None else weight_scale / norms)
-    if mask is not None:
-        logits.masked_fill_(mask, float('-inf'))
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pooling weights and what else is known where projections r (b, T, n) are read.
+
+    Returns:
+        a (b, T, n), as operands; the numerators sum_k a_kn r_kn, (b, n); the
+        log-sum-exps of the logits over the patches, (b, n), None for sigmoid.
+    """
+    logits = _logits(r, norms, mask, weight_scale)
+    total = None
     if options.mode == 'sigmoid':
         weights = logits.sigmoid_()
     else:
-        weights = torch.softmax(logits, dim=1)
+        # What softmax does inside, which keeps what the log-sum-exp needs.
+        largest = logits.amax(dim=1, keepdim=True)
+        weights = logits.sub_(largest).exp_()
+        exponentials = weights.sum(dim=1, keepdim=True)
+        weights.div_(exponentials)
+        total = (largest + exponentials.log())[:, 0]
+    a = weights.to(options.operand_dtype)
+    return a, (a * r).sum(dim=1), total
+
+
+def _weights_again(
+    r: Tensor,
+    norms: Tensor | None,
+    mask: Tensor | None,
+    weight_scale: Tensor,
+    total: Tensor | None,
+    options: BlockwiseOptions,
+) -> Tensor:
+    """Weights of :func:`_weights` from its log-sum-exps (b, 1, n): no reduction."""
+    logits = _logits(r, norms, mask, weight_scale)
+    weights = logits.sigmoid_() if total is None else logits.sub_(total).exp_()
     return weights.to(options.operand_dtype)
 
 
+def _logits(
+    r: Tensor, norms: Tensor | None, mask: Tensor | None, weight_scale: Tensor
+) -> Tensor:
+    """Logits (b, T, n) of the weights, -inf where the mask (b, T, 1) is set."""
+    logits = r * (weight_scale if norms is None else weight_scale / norms)
+    if mask is not None:
+        logits.masked_fill_(mask, float('-inf'))
+    return logits
+
+
 def _cosines(
-    a: Tensor, r: Tensor, h: Tensor | None, v: Tensor | None
+    numerators: Tensor, a: Tensor, h: Tensor | None, v: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """phi and the lengths |v|, both (b, n), from h (b, T, n) or from v (b, n, D)."""
-    numerators = (a * r).sum(dim=1)
     squared = (h * a).sum(dim=1) if v is None else v.square().sum(dim=2)
     # |v| >= |v . t|: holds |phi| to 1 where tokens cancel and rounding prevails.
     lengths = squared.maximum(numerators.square()).sqrt().clamp_min(EPS)
@@ -309,12 +361,26 @@ def _score_gradients(
     return dr, None if q is None else (weights * q).to(a.dtype), along
 
 
-# Compiled once per process; torch.compile tells the shapes and options apart.
+# One each per process: torch.compile tells options apart, and shapes up to the second,
+# for which it compiles code for any size.
 _COMPILED = {
     'weights': compiled(_weights),
+    'weights_again': compiled(_weights_again),
     'cosines': compiled(_cosines),
     'score_gradients': compiled(_score_gradients),
 }
+
+
+def _as_operand(gram: Tensor, dtype: torch.dtype) -> Tensor:
+    """A (b, T, T) result in the type of the operands, each row at 16 bytes.
+
+    Otherwise cuBLAS could not use its fastest kernels on 16-bit rows of, say, T = 196.
+    """
+    if gram.dtype == dtype:
+        return gram
+    count = gram.shape[2]
+    rows = gram.new_empty(*gram.shape[:2], count + -count % 8, dtype=dtype)
+    return rows[:, :, :count].copy_(gram)
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

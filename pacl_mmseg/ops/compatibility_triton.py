@@ -1,13 +1,14 @@
 """Forward of the compatibility function as one Triton kernel.
 
 A program holds the weights of one image over a block of texts in registers and writes
-phi and the lengths |v| alone. Its tile sizes are chosen to fit the registers and
-shared memory of one multiprocessor, not tuned: the kernel has been tested in Triton's
-interpreter only.
+phi, the lengths |v| and the logits' log-sum-exps alone. Its tile sizes are chosen to
+fit the registers and shared memory of one multiprocessor, not tuned: the kernel has
+been tested in Triton's interpreter only.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,25 @@ _BLOCK_TEXTS = 64
 _BLOCK_CHANNELS = 64
 _WARPS = 8
 
+_LOGGER = logging.getLogger(__name__)
+_REPORTED: set[str] = set()
+# What the kernel failed with, if it did; it is not tried again.
+_FAILURES: list[str] = []
+
+
+def report_blocks(reason: str) -> None:
+    """Warn that blocks replace the kernel, once per reason."""
+    if reason not in _REPORTED:
+        _REPORTED.add(reason)
+        _LOGGER.warning("implementation='triton' is computed in blocks, as %s.", reason)
+
+
+def give_up(error: Exception) -> None:
+    """Make an error of the kernel the obstacle from now on, and warn of it."""
+    lines = str(error).strip().splitlines() or ['no reason given']
+    _FAILURES[:] = [f'the kernel failed ({type(error).__name__}: {lines[0]})']
+    report_blocks(_FAILURES[0])
+
 
 def triton_obstacle(
     patch_tokens: Tensor, compute_dtype: torch.dtype, operand_dtype: torch.dtype
@@ -46,12 +66,16 @@ def triton_obstacle(
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
     if not (patch_tokens.is_cuda or interpreted):
         return f'it does not run on {patch_tokens.device.type}'
+    if _FAILURES:
+        return _FAILURES[0]
     if interpreted and operand_dtype == torch.bfloat16:
         return 'its interpreter does not multiply bfloat16'
     if patch_tokens.shape[1] > MAX_TOKENS:
         return f'{patch_tokens.shape[1]} tokens per image are above {MAX_TOKENS}'
     if compute_dtype != torch.float32:
         return f'it computes in float32, not {compute_dtype}'
+    if operand_dtype == torch.float32 and not interpreted:
+        return 'it would multiply float32 without tensor cores: set matmul_dtype'
     return None
 
 
@@ -61,8 +85,10 @@ def triton_forward(
     weight_scale: Tensor,
     valid: Tensor | None,
     options: BlockwiseOptions,
-) -> tuple[Tensor, Tensor | None]:
-    """phi and the lengths |v|, both (B, N); no lengths without re-normalisation.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """phi, the lengths |v| and the log-sum-exps of the logits, each (B, N).
+
+    There are no lengths without re-normalisation, and no log-sum-exps of sigmoid.
 
     Args:
         patch_tokens: (B, T, D).
@@ -80,6 +106,7 @@ def triton_forward(
     texts = text_units.to(options.operand_dtype).contiguous()
     phi = text_units.new_empty(images, len(texts))
     lengths = torch.empty_like(phi) if options.renormalize else None
+    totals = torch.empty_like(phi) if options.mode == 'softmax' else None
     text_blocks = triton.cdiv(len(texts), _BLOCK_TEXTS)
     _forward_kernel[(images * text_blocks,)](
         operands,
@@ -89,6 +116,7 @@ def triton_forward(
         valid,
         phi,
         lengths,
+        totals,
         len(texts),
         text_blocks,
         TOKENS=tokens,
@@ -104,7 +132,7 @@ def triton_forward(
         BLOCK_CHANNELS=_BLOCK_CHANNELS,
         num_warps=_WARPS,
     )
-    return phi, lengths
+    return phi, lengths, totals
 
 
 if triton is not None:
@@ -118,6 +146,7 @@ if triton is not None:
         valid_ptr,
         phi_ptr,
         lengths_ptr,
+        totals_ptr,
         texts,
         text_blocks,
         TOKENS: tl.constexpr,
@@ -162,8 +191,13 @@ if triton is not None:
             a = tl.where(real[:, None], tl.sigmoid(logits), 0.0)
         else:
             logits = tl.where(real[:, None], logits, float('-inf'))
-            a = tl.exp(logits - tl.max(logits, axis=0)[None, :])
-            a = a / tl.sum(a, axis=0)[None, :]
+            largest = tl.max(logits, axis=0)
+            a = tl.exp(logits - largest[None, :])
+            total = tl.sum(a, axis=0)
+            a = a / total[None, :]
+            # As backward needs it to have the weights again.
+            total = largest + tl.log(total)
+            tl.store(totals_ptr + image * texts + n, total, inside)
         if NORMALIZE_FIRST:
             # Tokens of no length are zero; half precision must not see the quotient.
             a = tl.where(norms > 1e-12, a / norms, 0.0)

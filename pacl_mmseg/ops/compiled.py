@@ -15,8 +15,9 @@ class compiled:
 
     Where compilation, or a run of compiled code, fails and the function itself does
     not, one warning names the reason and from then on the function runs uncompiled.
-    An error of the function itself is raised as usual. Inside of another compilation
-    the function is called as it is. Copies and pickles compile anew.
+    An error of the function itself is raised as usual, and so is want of memory, which
+    is no reason to run uncompiled. Inside of another compilation the function is called
+    as it is. Copies and pickles compile anew.
 
     Args:
         function: What to compile, such as a module's ``forward``; as it may run twice
@@ -43,6 +44,8 @@ class compiled:
             if self._compiled is None:
                 self._compiled = torch.compile(self.function, **self.options)
             return self._compiled(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             result = self.function(*args, **kwargs)  # raises if that is to blame
             self.failed = True

@@ -100,6 +100,16 @@ def test_statistics(tokens, texts):
     assert CompatibilityFunction(mode='max').statistics(tokens, texts[:3]) == {}
 
 
+def test_statistics_of_the_first_images():
+    tokens, texts = torch.randn(260, 4, 8), torch.randn(260, 8)
+    module = CompatibilityFunction(weight_scale=3.0)
+    first = module.statistics(tokens[:256], texts[:256])
+    tokens[256:] = float('nan')
+    assert module.statistics(tokens, texts) == first
+    tokens[255] = float('nan')
+    assert module.statistics(tokens, texts)['weight_entropy'].isnan()
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -15,6 +15,7 @@ from pacl_mmseg.ops import (
     MODES,
     compatibility,
     compatibility_reference,
+    compatibility_triton,
     own_caption_compatibility,
     weight_entropy,
 )
@@ -556,12 +557,46 @@ def test_compiled_parts(mode, renormalize, shape, monkeypatch):
     )
     assert_same(actual, expected, 1e-12)
     assert not any(part.failed for part in blockwise._COMPILED.values())
-    assert blockwise._COMPILED['weights']._compiled is not None
+    for name in ('weights', 'weights_again', 'score_gradients'):
+        assert blockwise._COMPILED[name]._compiled is not None
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_weights_again_from_the_log_sum_exps(masked):
+    """Backward's weights are forward's, which are the softmax, at any logits."""
+    generator = torch.Generator().manual_seed(0)
+    r = torch.randn(2, 13, 5, generator=generator, dtype=torch.float64)
+    norms = torch.rand(2, 13, 1, generator=generator, dtype=torch.float64) + 0.5
+    mask = torch.arange(13)[None, :, None].ge(torch.tensor([4, 13])[:, None, None])
+    mask = mask if masked else None
+    options = blockwise.BlockwiseOptions(
+        'softmax', False, True, r.dtype, 100, compile=False, triton=False
+    )
+    for scale in (0.0, 3.0, 1e5):
+        scale = torch.tensor(scale, dtype=torch.float64)
+        logits = scale * r / norms
+        if masked:
+            logits = logits.masked_fill(mask, float('-inf'))
+        a, numerators, total = blockwise._weights(r, norms, mask, scale, options)
+        again = blockwise._weights_again(r, norms, mask, scale, total[:, None], options)
+        torch.testing.assert_close(a, logits.softmax(dim=1), rtol=0, atol=1e-9)
+        torch.testing.assert_close(again, a, rtol=0, atol=1e-9)
+        torch.testing.assert_close(total, logits.logsumexp(dim=1))
+        torch.testing.assert_close(numerators, (a * r).sum(dim=1))
+
+
+@pytest.mark.parametrize('tokens', [8, 13, 196])
+def test_rows_of_the_gram_matrix_are_aligned(tokens):
+    gram = torch.randn(2, tokens, tokens)
+    operand = blockwise._as_operand(gram, torch.bfloat16)
+    assert torch.equal(operand, gram.to(torch.bfloat16))
+    assert operand.stride(1) * operand.element_size() % 16 == 0
+    assert operand.stride(0) == tokens * operand.stride(1)
+    assert blockwise._as_operand(gram, torch.float32) is gram
 
 
 def test_triton_falls_back_to_blocks(caplog, monkeypatch):
-    module = sys.modules[compatibility.__module__]
-    monkeypatch.setattr(module, '_REPORTED', set())
+    monkeypatch.setattr(compatibility_triton, '_REPORTED', set())
     inputs = make_inputs()
     for _ in range(2):
         phi = compatibility(**inputs, implementation='triton')

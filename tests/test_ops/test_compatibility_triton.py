@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def worst_errors() -> dict[str, float]:
@@ -18,7 +19,7 @@ def worst_errors() -> dict[str, float]:
     from pacl_mmseg.ops import compatibility, compatibility_reference
     from pacl_mmseg.ops import compatibility_triton as kernel
 
-    reported = sys.modules[compatibility.__module__]._REPORTED
+    reported = kernel._REPORTED
     runs = []
     forward = kernel.triton_forward
     blockwise = sys.modules['pacl_mmseg.ops.compatibility_blockwise']
@@ -68,7 +69,53 @@ def worst_errors() -> dict[str, float]:
     assert torch.equal(phi, compatibility(few, other))
     compatibility(few.double(), other, implementation='triton')
     assert len(runs) == cases and len(reported) == 1
+    fails_once_and_for_all()
     return errors
+
+
+def fails_once_and_for_all() -> None:
+    """A kernel that does not compile is replaced by blocks; not one without memory."""
+    from pacl_mmseg.ops import compatibility
+    from pacl_mmseg.ops import compatibility_triton as kernel
+
+    tokens, texts = torch.randn(2, 5, 7, requires_grad=True), torch.randn(3, 7)
+    reported = len(kernel._REPORTED)
+    compatibility(tokens, texts, implementation='triton')
+    assert not kernel._FAILURES
+    forward_kernel = kernel._forward_kernel
+
+    class WithoutMemory:
+        def __getitem__(self, grid):
+            raise torch.OutOfMemoryError('no memory left')
+
+    kernel._forward_kernel = WithoutMemory()
+    with pytest.raises(torch.OutOfMemoryError):
+        compatibility(tokens, texts, implementation='triton')
+    assert not kernel._FAILURES
+    kernel._forward_kernel = forward_kernel
+    kernel._BLOCK_TEXTS = 3  # tiles are powers of two
+    for _ in range(2):
+        phi = compatibility(tokens, texts, implementation='triton')
+        assert torch.equal(phi, compatibility(tokens, texts))
+        (gradient,) = torch.autograd.grad(phi.sum(), tokens)
+        assert gradient.isfinite().all()
+    assert len(kernel._FAILURES) == 1 and len(kernel._REPORTED) == reported + 1
+
+
+def test_what_the_kernel_cannot_serve(monkeypatch):
+    pytest.importorskip('triton')
+    from pacl_mmseg.ops.compatibility_triton import triton_obstacle
+
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    single, half = torch.float32, torch.bfloat16
+    with FakeTensorMode():  # which needs no device
+        tokens = torch.empty(2, 5, 8, device='cuda')
+        assert triton_obstacle(tokens, single, half) is None
+        assert 'tensor cores' in triton_obstacle(tokens, single, single)
+        assert 'float64' in triton_obstacle(tokens, torch.float64, torch.float64)
+        many = torch.empty(2, 257, 8, device='cuda')
+        assert '257 tokens' in triton_obstacle(many, single, half)
+    assert 'cpu' in triton_obstacle(torch.empty(2, 5, 8), single, half)
 
 
 def test_equals_reference_in_the_interpreter():

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from pacl_mmseg.ops.compiled import compiled
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    """What other tests compiled of a function would be tried first."""
+    torch._dynamo.reset()
+
+
 def double(values: Tensor) -> Tensor:
     """Twice the values."""
     if values.dim() != 1:
@@ -65,6 +71,26 @@ def test_errors_of_the_function_are_its_own(caplog):
         fast(torch.zeros(2, 2))
     assert not fast.failed and not own_records(caplog)
     assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_want_of_memory_is_not_a_reason_to_run_uncompiled(caplog):
+    calls = []
+
+    def backend(graph, inputs):
+        def run(*inputs):
+            calls.append(1)
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError('no memory left')
+            return graph.forward(*inputs)
+
+        return run
+
+    fast = compiled(double, backend=backend)
+    with pytest.raises(torch.OutOfMemoryError):
+        fast(torch.ones(2))
+    assert not fast.failed and not own_records(caplog)
+    assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0))
+    assert len(calls) == 2
 
 
 class Model(nn.Module):

@@ -19,6 +19,9 @@ from pacl_mmseg.registry import MODELS
 
 POOLINGS = ('pairwise', 'own_caption')
 
+# Images whose weights are looked at for the log: enough for a mean.
+STATISTICS_IMAGES = 256
+
 
 @MODELS.register_module()
 class CompatibilityFunction(nn.Module):
@@ -164,12 +167,14 @@ class CompatibilityFunction(nn.Module):
     def statistics(self, patch_tokens: Tensor, own_texts: Tensor) -> dict[str, Tensor]:
         """How an image's patches are weighted for its own text, to be logged.
 
+        Looks at the first 256 images at most, as it runs in every step.
+
         Args:
             patch_tokens: (B, T, D) patch tokens.
             own_texts: (B, D) the text of each image.
 
         Returns:
-            Scalars without gradient: ``weight_entropy``, the mean over the images, in
+            Scalars without gradient: ``weight_entropy``, the mean over these images, in
             nats; ``effective_patches``, its exponential, from 1 to T;
             ``weight_scale``, if it is learnt. Empty in modes without weights.
         """
@@ -177,7 +182,10 @@ class CompatibilityFunction(nn.Module):
             return {}
         scale = self.weight_scale
         entropy = weight_entropy(
-            patch_tokens, own_texts, mode=self.mode, weight_scale=scale
+            patch_tokens[:STATISTICS_IMAGES],
+            own_texts[:STATISTICS_IMAGES],
+            mode=self.mode,
+            weight_scale=scale,
         ).mean()
         result = dict(weight_entropy=entropy, effective_patches=entropy.exp())
         if self.learnable:

@@ -146,7 +146,7 @@ class ZeroShotTextHead(BaseDecodeHead):
 
         Returns:
             The loss; the retrieval accuracies in the batch, in percent; and what the
-            compatibility function's ``statistics`` gives, over this process' images.
+            compatibility function's ``statistics`` gives, of this process' images.
 
         Raises:
             ValueError: No caption for an image, or text embeddings for a text encoder
