@@ -1,0 +1,5 @@
+# Captions and noun prompts, half and half: the default for real data.
+_base_ = ['../pacl.py']
+train_pipeline = _base_.train_pipeline
+train_pipeline[0].prob = 0.5
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
