@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +41,20 @@ def _read_item(text: str) -> Item:
     return source, epoch, shard
 
 
+def hash_names(urls: Iterable[str]) -> str:
+    """Return a short hash of shards' names, without their folders, in their order.
+
+    A name is the last word that has ``.tar`` in it, so that paths, URLs and commands
+    of copies of the same shards have the same hash, or else what follows the last
+    slash.
+    """
+    names = []
+    for url in urls:
+        found = re.findall(r'[^\s/\'"=]+\.tar\b', url)
+        names.append(found[-1] if found else url.rpartition('/')[2])
+    return hashlib.sha256('\n'.join(names).encode()).hexdigest()[:16]
+
+
 class Delivered:
     """What has been delivered of one source's shards, epoch by epoch.
 
@@ -51,6 +67,7 @@ class Delivered:
         done (Mapping[int, str]): By epoch, the shards delivered in full.
         open (Mapping[tuple[int, int], str]): By epoch and shard, the samples delivered
             of the other shards.
+        names_hash (str): :func:`hash_names` of the shards.
     """
 
     def __init__(
@@ -59,8 +76,10 @@ class Delivered:
         epoch: int = 0,
         done: Mapping[int, str] | None = None,
         open: Mapping[tuple[int, int], str] | None = None,
+        names_hash: str = '',
     ) -> None:
         self.num_shards = num_shards
+        self.names_hash = names_hash
         self.epoch = epoch
         self._done = {k: int(bits, 16) for k, bits in (done or {}).items()}
         self._open = {tuple(k): int(bits, 16) for k, bits in (open or {}).items()}
@@ -96,6 +115,7 @@ class Delivered:
         """Return the arguments that make an equal object: plain numbers and texts."""
         return dict(
             num_shards=self.num_shards,
+            names_hash=self.names_hash,
             epoch=self.epoch,
             done={key: f'{bits:x}' for key, bits in sorted(self._done.items())},
             open={key: f'{bits:x}' for key, bits in sorted(self._open.items())},
@@ -122,19 +142,23 @@ def format_state(seed: int, sources: Mapping[str, Delivered]) -> dict:
 
 
 def check_same(first: dict, *others: dict, what: str) -> None:
-    """Raise if states are not of the same seed, sources and numbers of shards."""
+    """Raise if states are not of the same seed, sources, and shards."""
 
     def identity(state: dict) -> dict:
         sources = state.get('sources', {}).items()
-        shards = {name: source['num_shards'] for name, source in sources}
-        return dict(seed=state.get('seed'), num_shards=shards)
+        shards = {
+            key: {name: source.get(key) for name, source in sources}
+            for key in ('num_shards', 'names_hash')
+        }
+        return dict(seed=state.get('seed'), **shards)
 
     for other in others:
         for name, value in identity(first).items():
             if identity(other)[name] != value:
                 raise ValueError(
                     f'{what}: one has {name} = {value}, the other {name} = '
-                    f'{identity(other)[name]}'
+                    f'{identity(other)[name]}; go on with the seed and the shards, of '
+                    'the same names in the same order, that the run began with'
                 )
 
 
@@ -182,7 +206,8 @@ class ShardProgress:
         """Return the progress as plain numbers, texts and dicts.
 
         Returns:
-            dict: ``seed``, and ``sources`` by name, each with ``num_shards``; the first
+            dict: ``seed``, and ``sources`` by name, each with ``num_shards``; a
+            ``names_hash`` of the shards' names without folders; the first
             ``epoch`` that is not complete; ``done``, by epoch the shards delivered in
             full; ``open``, by (epoch, shard) the samples delivered of others. A set is
             the bits of a hexadecimal number: a bit for each shard read in this run,

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,11 +29,17 @@ from pacl_mmseg.datasets.shard_progress import (
     ShardProgress,
     check_same,
     format_state,
+    hash_names,
     parse_state,
     read_shard_of,
     write_position,
 )
-from pacl_mmseg.datasets.tar_stream import BrokenShardError, is_remote, read_shard
+from pacl_mmseg.datasets.tar_stream import (
+    BrokenShardError,
+    HangingShardError,
+    is_remote,
+    read_shard,
+)
 from pacl_mmseg.registry import DATASETS
 
 __all__ = ['IMAGE_SUFFIXES', 'ImageTextShards', 'ShardProgress']
@@ -41,8 +47,12 @@ __all__ = ['IMAGE_SUFFIXES', 'ImageTextShards', 'ShardProgress']
 IMAGE_SUFFIXES = ('jpg', 'jpeg', 'png', 'webp', 'bmp', 'gif', 'tif', 'tiff')
 
 # Shards in a row without a usable sample that end a run. Chance does not reach it (if
-# half of them are missing: once in 10**9), and a dead store is noticed in minutes.
+# half of them are missing: once in 10**9), and a store that refuses is noticed in
+# minutes.
 _MAX_USELESS = 30
+# Shards in a row whose every attempt ended at the timeout. Each takes (1 + retries) *
+# timeout: three take 18 minutes with the defaults, and 30 would take three hours.
+_MAX_HANGING = 3
 # Samples in a row that the pipeline rejects.
 _MAX_REJECTED = 1000
 
@@ -58,9 +68,12 @@ class ImageTextShards(IterableDataset):
     :func:`~pacl_mmseg.datasets.shard_order.shard_sequence`). It is dealt out to all
     workers of all ranks, so that none is idle and none ends before another, however few
     shards there are; where one epoch passes into the next, samples of both mix. Each
-    worker mixes its samples in a buffer. The random choices transforms make with the
-    global CPU generators depend on the seed and on the sample's place (source, epoch,
-    shard, number) alone.
+    worker, and so each batch, mixes several shards: it reads those it has open in turn,
+    sample by sample, and mixes what it read in a buffer. A shard that ends is replaced
+    by the next that is dealt to the worker, which waits while a shard of an earlier
+    epoch of the same source is open: a small corpus is not read many epochs ahead. The
+    random choices transforms make with the global CPU generators depend on the seed and
+    on the sample's place (source, epoch, shard, number) alone.
 
     Shards that are missing, empty, truncated or no tar files, and samples without an
     image or a text, are counted and passed over; each such shard is named in the log
@@ -76,14 +89,16 @@ class ImageTextShards(IterableDataset):
 
     Args:
         shards (str | list[str] | dict[str, str | list[str]]): Paths or URLs, with
-            ``{000..123}`` expanded as by webdataset; ``pipe:command`` reads what a
-            command prints. A dict mixes several sources, which its keys name.
+            ``{000..123}`` expanded as by webdataset, where also ``::`` separates
+            several and ``${NAME}`` is the environment's ``WDS_NAME``; ``pipe:command``
+            reads what a command prints, in which the shell expands ``$NAME``. A dict
+            mixes several sources, which its keys name.
         pipeline (Sequence[dict | Callable]): The transforms. A sample for which
             they return ``None`` is passed over. Defaults to none.
         data_root (str): Folder that relative paths are relative to.
         seed (int): Seed of all random choices. Defaults to 0.
         shuffle_buffer (int): Samples held, encoded, by each worker to mix them;
-            0 keeps the order of the shards. Defaults to 1000.
+            0 keeps the order in which they are read. Defaults to 1000.
         repeat (bool): Whether to go on with the next epoch, without end; otherwise
             every source is read once. Defaults to True.
         metainfo (dict, optional): Meta information.
@@ -98,12 +113,18 @@ class ImageTextShards(IterableDataset):
             object stores ask again.
         retries (int): How often a command or URL is opened again, after 1, 2, 4, …
             seconds, before its shard counts as broken. Defaults to 2.
+        open_shards (int): Shards that each worker reads at a time; 1 reads them one
+            after another. Each is an open file, or a running command (and a shell that
+            ends it if the worker is killed): with eight workers and the default, 64
+            connections to a store for each rank. Defaults to 8.
 
     Raises:
-        ValueError: At construction, if a source has no shards, the weights do not name
-            the sources or are not positive, or a number is negative.
+        ValueError: At construction, if a source has no shards, a variable ``${NAME}``
+            is not set, the weights do not name the sources or are not positive, or a
+            number is negative.
         RuntimeError: At iteration, if a worker finds no usable sample in 30 shards in a
-            row, or in all there are, or its pipeline rejects 1000 samples in a row.
+            row, or in all there are, or 3 in a row gave no data until the timeout, or
+            its pipeline rejects 1000 samples in a row.
     """
 
     def __init__(
@@ -118,13 +139,15 @@ class ImageTextShards(IterableDataset):
         weights: str | Mapping[str, float] = 'size',
         timeout: float = 120.0,
         retries: int = 2,
+        open_shards: int = 8,
     ) -> None:
         super().__init__()
         for name, value in dict(seed=seed, retries=retries).items():
             if value < 0:
                 raise ValueError(f'{name} must not be negative, got {value}')
-        if timeout <= 0:
-            raise ValueError(f'timeout must be positive, got {timeout}')
+        for name, value in dict(timeout=timeout, open_shards=open_shards).items():
+            if value <= 0:
+                raise ValueError(f'{name} must be positive, got {value}')
         sources = shards if isinstance(shards, Mapping) else dict(all=shards)
         self.shards = {
             name: _expand(patterns, data_root, f'`shards` of source {name}')
@@ -139,6 +162,7 @@ class ImageTextShards(IterableDataset):
         self.repeat = repeat
         self.timeout = timeout
         self.retries = retries
+        self.open_shards = open_shards
         self._metainfo = dict(metainfo or {})
         self.rank, self.world_size = get_dist_info()
         self.counts = sample_counts
@@ -147,7 +171,10 @@ class ImageTextShards(IterableDataset):
             torch.zeros(len(urls), dtype=torch.uint8).share_memory_()
             for urls in self.shards.values()
         ]
-        fresh = {name: Delivered(len(urls)) for name, urls in self.shards.items()}
+        fresh = {
+            name: Delivered(len(urls), names_hash=hash_names(urls))
+            for name, urls in self.shards.items()
+        }
         self.state: dict = format_state(seed, fresh)
         self._delivered = self.state
 
@@ -162,11 +189,14 @@ class ImageTextShards(IterableDataset):
         Raises:
             FileNotFoundError: All shards of a source are files and none exists.
         """
-        for urls in self.shards.values():
+        for name, urls in self.shards.items():
             if not any(is_remote(url) or os.path.isfile(url) for url in urls):
+                of, key = (
+                    (f' of {name}', f'.{name}') if len(self.shards) > 1 else ('',) * 2
+                )
                 raise FileNotFoundError(
-                    f'None of the {len(urls)} shards exists, from {urls[0]} on: set '
-                    'train_dataloader.dataset.shards to where they are.'
+                    f'None of the {len(urls)} shards{of} exists, from {urls[0]} on: '
+                    f'set train_dataloader.dataset.shards{key} to where they are.'
                 )
 
     def load_state_dict(self, state: dict) -> None:
@@ -179,7 +209,8 @@ class ImageTextShards(IterableDataset):
                 :meth:`ShardProgress.state_dict` if there was one rank.
 
         Raises:
-            ValueError: If the state belongs to another seed or to other shards.
+            ValueError: If the state belongs to another seed, or to shards of another
+                number or other names; their folder may be another.
         """
         if 'sources' not in state:
             raise ValueError(
@@ -200,7 +231,8 @@ class ImageTextShards(IterableDataset):
             progress_state (dict): Of this rank's :meth:`ShardProgress.state_dict`.
 
         Raises:
-            ValueError: If the state belongs to another seed or to other shards.
+            ValueError: If the state belongs to another seed, or to shards of another
+                number or other names; their folder may be another.
         """
         check_same(progress_state, self.state, what='cannot continue')
         self._delivered = progress_state
@@ -240,7 +272,10 @@ class ImageTextShards(IterableDataset):
             TypeError: With ``repeat=False``, how many samples come is not known.
         """
         if not self.repeat:
-            raise TypeError('a stream of shards that ends has no known length')
+            raise TypeError(
+                'ImageTextShards with repeat=False has no known length and cannot be '
+                'trained on: set repeat=True'
+            )
         return sys.maxsize
 
     def __iter__(self) -> Iterator[Any]:
@@ -284,38 +319,63 @@ class ImageTextShards(IterableDataset):
         After each shard comes (item, samples of it that were in order, None).
         """
         delivered = list(parse_state(self._delivered).values())
+        left = (item for item in items if not delivered[item[0]].is_done(*item[1:]))
+        coming = next(left, None)
+        opened: deque[tuple[Item, Iterator[tuple[int, dict]]]] = deque()
+        useful: Counter[Item] = Counter()
         problems: Counter[str] = Counter()
-        useless = 0  # shards in a row
+        useless = hanging = 0  # shards in a row
         url = ''
-        for item in items:
+        while opened or coming:
+            while (
+                coming
+                and len(opened) < self.open_shards
+                and not any(i[0] == coming[0] and i[1] < coming[1] for i, _ in opened)
+            ):
+                samples = read_shard(self._url(coming), self.timeout, self.retries)
+                opened.append((coming, enumerate(samples)))
+                coming = next(left, None)
+            item, samples = opened.popleft()
             source, *place = item
-            if delivered[source].is_done(*place):
-                continue
-            before = delivered[source].samples(*place)
-            useful = before.bit_count()
-            url = self._url(item)
+            error = None
             try:
-                samples = read_shard(url, self.timeout, self.retries)
-                for number, raw in enumerate(samples):
-                    if before >> number & 1:
-                        continue
-                    sample = self._to_results(raw)
-                    if sample is None:
-                        self.counts.add('incomplete_sample')
-                        problems['samples without an image or a text'] += 1
-                        continue
-                    useful += 1
+                number, raw = next(samples)
+            except StopIteration:
+                pass
+            except BrokenShardError as reason:
+                error = reason
+            else:
+                opened.append((item, samples))
+                new = not delivered[source].samples(*place) >> number & 1
+                sample = self._to_results(raw) if new else None
+                if new and sample is None:
+                    self.counts.add('incomplete_sample')
+                    problems['samples without an image or a text'] += 1
+                    continue
+                useful[item] += 1
+                if useful[item] == 1:
+                    # Its later samples do not count: a shard that was opened long ago
+                    # says nothing about those that are opened now.
+                    useless = hanging = 0
+                    problems.clear()
+                if new:
                     yield item, number, sample
-            except BrokenShardError as error:
+                continue
+            url = self._url(item)
+            if error is not None:
                 problems[str(error)] += 1
                 self._note_broken(item, error)
-            yield item, useful, None
-            useless += 1
-            if useful:
-                useless = 0
-                problems.clear()
-            if useless == _MAX_USELESS:
+            useless += not useful[item]
+            hanging = hanging + 1 if isinstance(error, HangingShardError) else 0
+            yield item, useful.pop(item, 0), None
+            if useless == _MAX_USELESS or hanging == _MAX_HANGING:
                 break
+        if hanging == _MAX_HANGING:
+            raise RuntimeError(
+                f'{hanging} shards in a row gave no data for {self.timeout:g} s, in '
+                f'{1 + self.retries} attempts each, the last being {url}: check that '
+                'the store answers, or raise the timeout of ImageTextShards'
+            )
         if useless >= min(_MAX_USELESS, sum(map(len, self.shards.values()))):
             found = '; '.join(f'{text} ({n})' for text, n in problems.most_common(4))
             raise RuntimeError(
@@ -352,12 +412,14 @@ class ImageTextShards(IterableDataset):
             key=raw['__key__'],
         )
         notes: Any = None
-        with suppress(ValueError):  # a damaged json member is no loss
+        with suppress(ValueError, RecursionError):  # a damaged one is no loss
             notes = json.loads(raw.get('json', b'{}'))
         notes = notes if isinstance(notes, dict) else {}
         for name in ('captions', 'nouns'):
-            if isinstance(notes.get(name), list) and notes[name]:
-                results[name] = notes[name]
+            if isinstance(notes.get(name), list):
+                texts = [text for text in notes[name] if isinstance(text, str)]
+                if texts:
+                    results[name] = texts
         if 'txt' in raw:
             results['caption'] = raw['txt']
         return results if 'caption' in results or 'captions' in results else None
@@ -365,7 +427,16 @@ class ImageTextShards(IterableDataset):
 
 def _expand(patterns: str | Sequence[str], root: str, what: str) -> list[str]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    urls = [url for pattern in patterns for url in expand_urls(pattern)]
+    urls = []
+    for pattern in patterns:
+        try:
+            urls += expand_urls(pattern)
+        except (AssertionError, KeyError):  # the latter with ``python -O``
+            raise ValueError(
+                f'{what}: {pattern} has a variable ${{NAME}} for which webdataset '
+                'finds no WDS_NAME in the environment: set that, or write $NAME in a '
+                'command of pipe:, which the shell expands'
+            ) from None
     if not any(urls):
         raise ValueError(f'{what} names no shard: {patterns!r}')
     return [url if is_remote(url) else os.path.join(root, url) for url in urls]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import select
@@ -22,6 +23,10 @@ _PAUSE = 1.0  # seconds before the first retry; each further one waits twice as 
 
 class BrokenShardError(Exception):
     """A shard could not be read, or not to its end; says why."""
+
+
+class HangingShardError(BrokenShardError):
+    """Every attempt to read a shard ended at the timeout."""
 
 
 def is_remote(url: str) -> bool:
@@ -46,8 +51,10 @@ def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
 
     Raises:
         BrokenShardError: When no sample is left to yield, if there was an error.
+        SystemExit: The process that this one is a data worker of is gone.
     """
     yielded = 0
+    kind: type[BrokenShardError] = HangingShardError
     for attempt in range(1 + retries if is_remote(url) else 1):
         if attempt:
             time.sleep(_PAUSE * 2 ** (attempt - 1))
@@ -59,13 +66,15 @@ def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
             return
         except Exception as error:  # tarfile, the operating system, a command
             failure = error
+            if not isinstance(error, TimeoutError):
+                kind = BrokenShardError
             if isinstance(error, ValueError):  # a name that occurs twice
                 break
     # webdataset appends to the arguments; the first of them, or the system's, is the
     # reason.
     reason = getattr(failure, 'strerror', None) or (failure.args or [failure])[0]
     reason = str(reason).removesuffix(f' @ {url}') or type(failure).__name__
-    raise BrokenShardError(reason) from failure
+    raise kind(reason) from failure
 
 
 def _read_once(url: str, timeout: float) -> Iterator[dict]:
@@ -98,7 +107,7 @@ class _Stream:
         self.url = url
         self.timeout = timeout
         self.head = self.tail = b''
-        self.messages = None
+        self.messages = self.guard = None
         command = rewrite_url(url)
         if command.startswith('pipe:'):
             # webdataset would open it, but with no way to its messages, nor to all of
@@ -115,9 +124,23 @@ class _Stream:
             self.source = wds.gopen(url)
             self.process = getattr(self.source, 'proc', None)
         if self.process is not None:
+            group = '' if self.messages is None else '-'
+            # A worker that is killed cannot clean up, but what it writes to is closed:
+            # then this shell kills the command. Without a session of its own, a signal
+            # to all would end the shell first.
+            self.guard = subprocess.Popen(
+                ['sh', '-c', f'read -r _; kill -s KILL -- {group}{self.process.pid}'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             self.data = self.process.stdout.fileno()
             self.poll = select.poll()
             self.poll.register(self.data, select.POLLIN)
+            self.parent = multiprocessing.parent_process()
+            if self.parent is not None:
+                self.poll.register(self.parent.sentinel, select.POLLIN)
 
     def __str__(self) -> str:  # webdataset puts this into its messages
         return self.url
@@ -136,7 +159,10 @@ class _Stream:
         return data
 
     def _wait_for(self, size: int) -> bytes:
-        if not self.poll.poll(self.timeout * 1000):
+        ready = self.poll.poll(self.timeout * 1000)
+        if self.parent is not None and self.parent.sentinel in dict(ready):
+            raise SystemExit('the process of this data worker is gone')
+        if not ready:
             raise TimeoutError(f'no data for {self.timeout:g} s')
         return os.read(self.data, size)
 
@@ -174,7 +200,11 @@ class _Stream:
 
     def close(self) -> None:
         """Close everything; a command that still runs is killed and collected."""
-        if self.process is not None:
+        if self.guard is not None:
+            # First, as the number of a process that was collected may be given anew.
+            self.guard.kill()
+            self.guard.wait()
+            self.guard.stdin.close()
             if self.process.poll() is None:
                 with suppress(ProcessLookupError):
                     if self.messages is None:

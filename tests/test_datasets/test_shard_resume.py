@@ -19,7 +19,7 @@ from shard_files import all_keys, epoch_of, write_shards, write_tar
 from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.datasets.shard_progress import Delivered
+from pacl_mmseg.datasets.shard_progress import Delivered, hash_names
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
 
 SIZES = (3, 17, 8, 11, 5)
@@ -175,12 +175,14 @@ def test_delivered_samples_are_not_decoded_again(tmp_path):
 
 
 def test_state_is_small_and_pruned():
-    source = Delivered(3000)
+    source = Delivered(3000, names_hash='abc')
     for epoch in range(10):
         for shard in range(3000):
             source.add(epoch, shard, 1 | 1 << 99)
             source.close(epoch, shard)
-    assert source.state_dict() == dict(num_shards=3000, epoch=10, done={}, open={})
+    assert source.state_dict() == dict(
+        num_shards=3000, names_hash='abc', epoch=10, done={}, open={}
+    )
     source.add(11, 7, 1 << 9999)
     source.close(12, 2999)
     state = source.state_dict()
@@ -213,9 +215,26 @@ def test_state_of_other_data_is_refused(tmp_path):
         for method in ('load_state_dict', 'continue_from'):
             with pytest.raises(ValueError, match=words):
                 getattr(new_dataset(**data), method)(state)
+    others = [str(tmp_path / f'{name}.tar') for name in ('00000', '00001', '00003')]
+    for data in (others, list(reversed(new_dataset(pattern).shards['all']))):
+        for method in ('load_state_dict', 'continue_from'):
+            with pytest.raises(ValueError, match=r'names_hash.*same names in the same'):
+                getattr(new_dataset(data), method)(state)
+    moved = [
+        f'pipe:curl -s https://store/{i:05d}.tar?version=1 | cat' for i in range(3)
+    ]
+    new_dataset(moved).load_state_dict(state)
     for old in ({}, dict(seed=0, num_shards=3, workers={0: [0, 1]})):
         with pytest.raises(ValueError, match='start anew from the weights'):
             new_dataset(pattern).load_state_dict(old)
+
+
+def test_names_without_their_folders():
+    same = ['x/00.tar', '/y z/00.tar', "pipe:cat 'x/00.tar' | cat", 's3://b/00.tar']
+    assert len({hash_names([name, 'b/1.tar']) for name in same}) == 1
+    other = ['x/01.tar', 'x/00', 'x/01', 'pipe:get 02.tar -']
+    assert len({hash_names([name, 'b/1.tar']) for name in (*same, *other)}) == 5
+    assert hash_names(['a.tar', 'b.tar']) != hash_names(['b.tar', 'a.tar'])
 
 
 def test_progress_without_shards():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from pacl_mmseg.datasets import shards as shards_module
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
+from pacl_mmseg.datasets.tar_stream import read_shard
 from pacl_mmseg.registry import DATASETS
 
 
@@ -83,6 +84,47 @@ def test_captions_and_nouns_of_the_json_member(tmp_path):
     assert c['captions'] == ['only here']
 
 
+def test_what_is_no_text_is_left_out_of_the_lists(tmp_path):
+    notes = {
+        'a': b'{"captions": [3, "one", null, ["x"]], "nouns": [3]}',
+        'b': b'{"captions": [null], "nouns": ["n", 3]}',
+        'c': b'{"nouns": ' + b'[' * 100_000 + b']' * 100_000 + b'}',
+    }
+    members = {}
+    for key, content in notes.items():
+        members |= {f'{key}.jpg': b'x', f'{key}.txt': b'txt', f'{key}.json': content}
+    write_tar(tmp_path / 'a.tar', members)
+    pipeline = [
+        dict(type='PickCaption'),
+        dict(type='NounPrompt', prob=1, nouns='given', templates=['a {}.']),
+    ]
+    dataset = ImageTextShards(
+        str(tmp_path / 'a.tar'), pipeline, shuffle_buffer=0, repeat=False
+    )
+    assert [s['caption'] for s in dataset] == ['one', 'a n.', 'txt']
+
+
+def test_variables_of_webdataset(tmp_path, monkeypatch):
+    write_shards(tmp_path, 1)
+    monkeypatch.setenv('FOLDER', str(tmp_path))
+    monkeypatch.delenv('WDS_FOLDER', raising=False)
+    pattern = 'pipe:cat ${FOLDER}/00000.tar'
+    with pytest.raises(ValueError, match=r'of source all: pipe:cat \$\{FOLD.*\$NAME'):
+        ImageTextShards(pattern)
+    in_shell = ImageTextShards('pipe:cat $FOLDER/00000.tar', repeat=False)
+    assert sorted(keys_of(in_shell)) == all_keys(1)
+    monkeypatch.setenv('WDS_FOLDER', str(tmp_path))
+    assert ImageTextShards(pattern).shards['all'] == [f'pipe:cat {tmp_path}/00000.tar']
+    assert ImageTextShards('a.tar::b.tar').shards['all'] == ['a.tar', 'b.tar']
+
+
+def test_data_that_end_have_no_length(tmp_path):
+    pattern = write_shards(tmp_path, 1)
+    assert len(DataLoader(ImageTextShards(pattern), 4)) > 10**12
+    with pytest.raises(TypeError, match='set repeat=True'):
+        len(DataLoader(ImageTextShards(pattern, repeat=False), 4))
+
+
 def test_patterns_are_expanded(tmp_path):
     write_shards(tmp_path, 12)
     patterns = ['{00000..00009}.tar', '{00010,00011}.tar']
@@ -125,10 +167,74 @@ def test_order_depends_on_seed_and_epoch_only(tmp_path):
 
 def test_without_buffer_shards_are_read_in_order(tmp_path):
     pattern = write_shards(tmp_path, 3)
-    keys = keys_of(ImageTextShards(pattern, shuffle_buffer=0, repeat=False))
+    keys = keys_of(
+        ImageTextShards(pattern, shuffle_buffer=0, repeat=False, open_shards=1)
+    )
     for start in range(0, 15, 5):
         assert keys[start : start + 5] == sorted(keys[start : start + 5])
     assert sorted(keys) == all_keys(3)
+
+
+def opened_shards(monkeypatch) -> tuple[list[str], list[set[str]]]:
+    """Note the shards in the order in which they are opened, and which are at once."""
+    order, at_once, current = [], [], set()
+
+    def watched(url, *args):
+        order.append(url)
+        current.add(url)
+        at_once.append(set(current))
+        yield from read_shard(url, *args)
+        current.remove(url)
+
+    monkeypatch.setattr(shards_module, 'read_shard', watched)
+    return order, at_once
+
+
+def test_open_shards_are_read_in_turn(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, 7, 4)
+    order, at_once = opened_shards(monkeypatch)
+    dataset = ImageTextShards(pattern, shuffle_buffer=0, repeat=False, open_shards=3)
+    paths = [Path(s['img_path']) for s in dataset]
+    assert max(map(len, at_once)) == 3
+    for group in range(2):  # shards of one length end together
+        urls = order[3 * group : 3 * group + 3]
+        part = paths[12 * group : 12 * group + 12]
+        assert [str(path.parent) for path in part] == urls * 4
+    assert sorted(path.stem for path in paths) == all_keys(7, 4)
+
+
+def test_no_shard_of_an_epoch_is_opened_amid_the_one_before(tmp_path, monkeypatch):
+    shards = dict(a=write_shards(tmp_path / 'a', 2), b=write_shards(tmp_path / 'b', 9))
+    _, at_once = opened_shards(monkeypatch)
+    weights = dict(a=1, b=1)
+    dataset = ImageTextShards(shards, shuffle_buffer=0, weights=weights)
+    samples = take(dataset, 200)
+    for urls in at_once:  # a shard twice would be of two epochs
+        assert sum('/a/' in url for url in urls) <= 2
+    for source in ('a', 'b'):
+        own = [epoch_of(s) for s in samples if f'/{source}/' in s['img_path']]
+        assert own == sorted(own)
+        assert 80 <= len(own) <= 120
+
+
+@pytest.mark.parametrize('weights', [(1, 1, 1), (1, 4, 5)])
+def test_every_batch_mixes_the_sources(tmp_path, weights):
+    names = ('a', 'b', 'c')
+    shards = {name: write_shards(tmp_path / name, 10, 40) for name in names}
+    shares = dict(zip(names, weights, strict=True))
+    dataset = ImageTextShards(
+        shards, weights=shares, shuffle_buffer=100, open_shards=10
+    )
+    batches = DataLoader(dataset, 60, num_workers=1, collate_fn=list)
+    for _, batch in zip(range(10), batches, strict=False):
+        counts = Counter(Path(s['img_path']).parent.parent.name for s in batch)
+        shards_of_batch = {Path(s['img_path']).parent for s in batch}
+        assert len(shards_of_batch) >= 8
+        for name, share in shares.items():
+            # Four of open shards, and what the buffer makes of that: 4 deviations.
+            expected = 60 * share / sum(weights)
+            assert counts[name] > 0
+            assert abs(counts[name] - expected) < 16
 
 
 def test_transforms_are_a_function_of_seed_epoch_and_key(tmp_path):
@@ -282,6 +388,46 @@ def test_dead_commands_are_an_error(messages):
     assert any('exit status 1 (no network)' in text for text in messages)
 
 
+def test_a_silent_store_ends_the_run_after_three_shards(tmp_path, messages):
+    count = tmp_path / 'attempts'
+    shards = [f'pipe:echo >> {count}; : {i}; sleep 600' for i in range(9)]
+    dataset = ImageTextShards(shards, timeout=0.2, retries=1)
+    message = r'3 shards in a row gave no data for 0.2 s, in 2 attempts each'
+    with pytest.raises(RuntimeError, match=message):
+        next(iter(dataset))
+    assert len(count.read_text()) == 6
+    assert len(dataset.broken_shards()) == 3
+
+
+def test_a_store_that_falls_silent_ends_the_run(tmp_path, messages):
+    write_shards(tmp_path, 4, 40)
+    opened = tmp_path / 'opened'
+    # What was opened before the store fell silent ends as it should.
+    silent = f'echo >> {opened}; test $(wc -l < {opened}) -gt 2 && sleep 600'
+    shards = [f'pipe:{silent}; cat {tmp_path}/0000{i}.tar' for i in range(4)]
+    dataset = ImageTextShards(
+        shards, timeout=0.2, retries=0, open_shards=2, shuffle_buffer=0
+    )
+    samples = []
+    with pytest.raises(RuntimeError, match='3 shards in a row gave no data'):
+        for sample in dataset:
+            samples.append(sample)
+    assert len(samples) == 80
+    assert len(opened.read_text()) == 5
+
+
+def test_shards_that_hang_among_others_are_passed_over(tmp_path, messages):
+    write_shards(tmp_path, 8)
+    shards = [f'pipe:cat {tmp_path}/0000{i}.tar' for i in range(8)]
+    shards += ['pipe:true; sleep 600', 'pipe:sleep 600', 'pipe:sleep 601']
+    # With this seed the three are not next to each other.
+    dataset = ImageTextShards(
+        shards, timeout=0.2, retries=0, open_shards=2, repeat=False, seed=6
+    )
+    assert sorted(keys_of(dataset)) == all_keys(8)
+    assert len(dataset.broken_shards()) == 3
+
+
 def test_rejected_samples_only_are_an_error(tmp_path):
     pattern = write_shards(tmp_path, 1)
     dataset = ImageTextShards(pattern, [lambda results: None])
@@ -359,17 +505,22 @@ def test_bad_weights(tmp_path, weights):
 
 
 def test_bad_arguments(tmp_path):
-    for bad in (dict(seed=-1), dict(retries=-1), dict(timeout=0)):
+    bads = dict(seed=-1), dict(retries=-1), dict(timeout=0), dict(open_shards=0)
+    for bad in bads:
         with pytest.raises(ValueError, match=next(iter(bad))):
             ImageTextShards('a.tar', **bad)
     with pytest.raises(ValueError, match='no source'):
         ImageTextShards({})
     with pytest.raises(ValueError, match='source cc names no shard'):
         ImageTextShards(dict(cc=[]))
-    with pytest.raises(FileNotFoundError, match='2 shards exists, from .*x/0.tar'):
+    with pytest.raises(
+        FileNotFoundError, match=r'2 shards of b exists.*x/0.tar.*shards\.b '
+    ):
         ImageTextShards(
             dict(a=write_shards(tmp_path, 1), b=str(tmp_path / 'x/{0..1}.tar'))
         ).full_init()
+    with pytest.raises(FileNotFoundError, match=r'2 shards exists.*dataset\.shards to'):
+        ImageTextShards(str(tmp_path / 'x/{0..1}.tar')).full_init()
 
 
 def test_shard_names(tmp_path):

@@ -1,13 +1,23 @@
+import multiprocessing
+import os
 import shutil
+import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from shard_files import all_keys, write_shards
+from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets import tar_stream
-from pacl_mmseg.datasets.tar_stream import BrokenShardError, read_shard
+from pacl_mmseg.datasets.shards import ImageTextShards
+from pacl_mmseg.datasets.tar_stream import (
+    BrokenShardError,
+    HangingShardError,
+    read_shard,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +91,50 @@ def test_a_silent_command_is_killed_with_its_children(tar, tmp_path):
         time.sleep(0.01)
 
 
+def hang(pid: Path) -> DataLoader:
+    """Return a loader whose worker waits for a pipeline of commands that hang."""
+    command = f"echo $$ > {pid}.sh; sh -c 'echo $$ > {pid}; exec sleep 600' | cat"
+    return DataLoader(ImageTextShards(f'pipe:{command}', timeout=600), num_workers=1)
+
+
+def wait_for(path: Path) -> int:
+    while not (path.exists() and path.read_text().endswith('\n')):
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_hangs_ends_with_its_worker(tmp_path, number):
+    batches = iter(hang(tmp_path / 'pid'))
+    pids = wait_for(tmp_path / 'pid'), wait_for(tmp_path / 'pid.sh')
+    assert all(map(runs, pids))
+    os.kill(batches._workers[0].pid, number)
+    with suppress(RuntimeError):  # the loader's own, that it was killed
+        batches._workers[0].join()
+    while any(map(runs, pids)):
+        time.sleep(0.01)
+
+
+def start_and_wait(pid: Path) -> None:
+    batches = iter(hang(pid))
+    Path(f'{pid}.worker').write_text(f'{batches._workers[0].pid}\n')
+    next(batches)
+
+
+def test_a_worker_whose_command_hangs_ends_with_the_main_process(tmp_path):
+    pid = tmp_path / 'pid'
+    process = multiprocessing.get_context('fork').Process(
+        target=start_and_wait, args=(pid,)
+    )
+    process.start()
+    pids = [wait_for(Path(f'{pid}{end}')) for end in ('', '.sh', '.worker')]
+    assert all(map(runs, pids))
+    process.kill()
+    process.join()
+    while any(map(runs, pids)):
+        time.sleep(0.01)
+
+
 def test_a_command_that_does_not_end_is_killed(tar):
     keys, reason = read(f'pipe:cat {tar}; exec >&-; sleep 600', timeout=0.5)
     assert keys == all_keys(1, 19 + 1)[: len(keys)] and len(keys) >= 19
@@ -119,6 +173,17 @@ def test_a_command_that_recovers_goes_on_where_it_failed(tar, tmp_path):
     keys, reason = read(command, timeout=1, retries=2)
     assert 0 < len(keys) < 20 and reason == 'no data for 1 s'
     assert len(calls.read_text()) == 3
+
+
+@pytest.mark.parametrize(
+    'retries, kind', [(1, HangingShardError), (2, BrokenShardError)]
+)
+def test_a_shard_hangs_if_every_attempt_does(tmp_path, retries, kind):
+    calls = tmp_path / 'calls'
+    command = f'echo >> {calls}; test $(wc -l < {calls}) -gt 2 || sleep 600; exit 1'
+    with pytest.raises(BrokenShardError) as error:
+        list(read_shard(f'pipe:{command}', 0.3, retries))
+    assert error.type is kind
 
 
 def test_a_path_is_opened_once(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.datasets.packing import pack_shards
@@ -10,6 +11,13 @@ from pacl_mmseg.datasets.packing import pack_shards
 
 def _column(text: str) -> int | str:
     return int(text) if text.isdigit() else text
+
+
+def _delimiter(text: str) -> str:
+    text = '\t' if text == '\\t' else text
+    if len(text) != 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not one character')
+    return text
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +42,22 @@ def parse_args() -> argparse.Namespace:
     table.add_argument(
         '--header', action='store_true', default=None, help='the first row has names'
     )
+    table.add_argument(
+        '--delimiter',
+        type=_delimiter,
+        help='default: comma for .csv, tab (\\t) for .tsv and .txt',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     prefix = dict(img_path=args.image_root)
+    if not Path(args.annotations).is_file():
+        raise SystemExit(
+            f'pack_shards: {args.annotations} does not exist: give the path of an '
+            'annotation file'
+        )
     try:
         if args.annotations.endswith('.json'):
             dataset = CocoCaptionsDataset(args.annotations, data_prefix=prefix)
@@ -49,6 +67,7 @@ def main() -> None:
                 path_column=args.path_column,
                 caption_column=args.caption_column,
                 header=args.header,
+                delimiter=args.delimiter,
                 data_prefix=prefix,
             )
         summary = pack_shards(

@@ -8,6 +8,7 @@ train_dataloader = dict(
             cc12m='{{$PACL_DATA_ROOT:data}}/cc12m/{00000..01242}.tar',
             yfcc15m='{{$PACL_DATA_ROOT:data}}/yfcc15m/{00000..01482}.tar',
         ),
-        weights='size',  # or e.g. dict(cc3m=1, cc12m=2, yfcc15m=1)
+        # By default every epoch passes through all of them once. Other shares of what
+        # is read: `weights=dict(cc3m=1, cc12m=2, yfcc15m=1)`.
     )
 )

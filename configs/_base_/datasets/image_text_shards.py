@@ -1,8 +1,9 @@
 # What pretraining on tar shards has in common: jpg + txt (+ json), 10,000 pairs in a
 # shard, as img2dataset writes them.
 train_pipeline = [
-    # Photographs of twice CLIP's 224 px or more are decoded at a half, a quarter, ...:
-    # mean difference below 1/255. `min_size=None` decodes all at full size.
+    # Photographs are decoded at a half, a quarter, ..., where that leaves twice CLIP's
+    # 224 px of the shorter side (so from 896 px on): mean difference below 1/255.
+    # `min_size=None` decodes all at full size.
     dict(type='LoadPILImage', min_size=448, jpeg_decoder='torchvision'),
     dict(type='PickCaption'),
     dict(type='NounPrompt', prob=0.5, templates='pacl7'),
