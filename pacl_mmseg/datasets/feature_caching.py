@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,9 +21,9 @@ from mmengine.utils import ProgressBar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.counts import REASONS, sample_counts
 from pacl_mmseg.datasets.draws import seeded
 from pacl_mmseg.datasets.feature_cache import (
     META,
@@ -51,7 +52,7 @@ class CachingSummary:
         root (Path): The folder.
         samples (int): Images in the cache.
         skipped (int): Images of the source that could not be used.
-        reasons (str): Why, as far as this run met them.
+        reasons (str): Why, as ``'4 corrupt image, 1 missing file'``.
         texts (int): Different texts.
         written (int): Images encoded now; the others were there already.
         size (int): Bytes of all files.
@@ -105,8 +106,9 @@ def cache_features(
     """Encode all images and texts of a dataset once, for training from them.
 
     Images go through the transforms of the source's pipeline and the model's own data
-    preprocessor, as in training. Of texts every one is encoded that ``PickCaption`` and
-    ``NounPrompt`` could draw.
+    preprocessor, as in training. The encoders run in their own precision (their
+    ``dtype``), without autocast, whatever the config trains with. Of texts every one is
+    encoded that ``PickCaption`` and ``NounPrompt`` could draw.
 
     Files are written under a temporary name and renamed once complete, and those that
     are there already are kept if they belong to the same cache and are undamaged. So
@@ -133,6 +135,7 @@ def cache_features(
         ValueError: If an option is bad, the image transforms draw random numbers,
             images differ in size, tokens are not finite, no image can be used, or the
             folder has a cache that was made with something else.
+        TypeError: If a transform of the source does not take its arguments.
         OSError: If the disk has not enough space, at once or by and by.
         RuntimeError: If another process writes the same cache.
     """
@@ -146,11 +149,31 @@ def cache_features(
     try:
         with FileLock(root / '.lock', timeout=0):
             writer = _Writer(model, source, root, dtype, identity, shard_size)
-            return writer.run(batch_size, num_workers, overwrite, report)
+            device = next(model.parameters()).device.type
+            with torch.autocast(device, enabled=False):
+                return writer.run(batch_size, num_workers, overwrite, report)
     except Timeout as error:
         raise RuntimeError(
             f'Another process is writing {root}: wait for it.'
         ) from error
+
+
+def check_source(source: Mapping, root: str | Path, overwrite: bool = False) -> None:
+    """Look at the data before the encoders are built, which may fetch their weights.
+
+    Where ``root`` has tokens already, images may not be needed, and are not looked at.
+
+    Args:
+        source, root, overwrite: As for :func:`cache_features`.
+
+    Raises:
+        ValueError, TypeError, OSError: As :func:`cache_features` does for the source.
+    """
+    source_identity(source)
+    images = _SourceImages(source)
+    found = any(Path(root).expanduser().glob('tokens-*.safetensors'))
+    if overwrite or not found:
+        images.first_usable()
 
 
 class _Writer:
@@ -184,6 +207,7 @@ class _Writer:
         report: Callable[[str], None],
     ) -> CachingSummary:
         if overwrite:
+            self.images.first_usable()  # or nothing may be lost
             features = [*self._glob('tokens-*'), *self._glob('texts-*')]
             for path in [self.root / META, self.root / SAMPLES, *features]:
                 path.unlink(missing_ok=True)
@@ -303,8 +327,9 @@ class _Writer:
         parts: list[dict[str, Tensor]] = []
         records: list[dict] = []
         error = np.zeros(3)  # squared error, squared size, worst relative square
+        skipped: Counter[str] = Counter()
         written = 0
-        for indices, (images, found) in zip(batches, loader, strict=True):
+        for indices, (images, found, reasons) in zip(batches, loader, strict=True):
             if found:
                 tokens = self._encode(images).float()
                 packed = pack_tokens(tokens, self.dtype)
@@ -313,11 +338,12 @@ class _Writer:
                 parts.append({name: part.cpu() for name, part in packed.items()})
                 records += found
                 written += len(found)
+            skipped.update(reasons)
             progress.update(len(indices))
             shard, last = divmod(indices[-1], self.shard_size)
             if last == self.shard_size - 1 or indices[-1] == len(self.images) - 1:
-                self._write_shard(shard, parts, records, error)
-                parts, records, error = [], [], np.zeros(3)
+                self._write_shard(shard, parts, records, error, skipped)
+                parts, records, error, skipped = [], [], np.zeros(3), Counter()
         sys.stderr.write('\n')
         return written
 
@@ -335,13 +361,16 @@ class _Writer:
         parts: Sequence[dict[str, Tensor]],
         records: Sequence[dict],
         error: np.ndarray,
+        skipped: Mapping[str, int],
     ) -> None:
         names = parts[0] if parts else ()
         tensors = {name: torch.cat([part[name] for part in parts]) for name in names}
         text = json.dumps(records).encode()
         tensors['records'] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         grid = self.grid if records else None
-        notes = dict(samples=len(records), error=error.tolist(), grid=grid)
+        notes = dict(
+            samples=len(records), error=error.tolist(), grid=grid, skipped=skipped
+        )
         self._save(self._token_file(shard), tensors, self.key, notes)
 
     def _token_file(self, shard: int) -> Path:
@@ -379,9 +408,10 @@ class _Writer:
         paths = [self._token_file(shard) for shard in range(self.num_shards)]
         notes = [json.loads(_read_notes(path)['notes']) for path in paths]
         samples = [note['samples'] for note in notes]
-        skipped = len(self.images) - sum(samples)
+        skipped = sum((Counter(note['skipped']) for note in notes), Counter())
+        reasons = _in_words(skipped)
         if not sum(samples):
-            raise ValueError(self.images.nothing_usable())
+            raise ValueError(self.images.nothing_usable(reasons))
         index = _TextIndex(self.identity['texts']['nouns'])
         for path in paths:
             for record in json.loads(load_file(path)['records'].numpy().tobytes()):
@@ -408,7 +438,7 @@ class _Writer:
             dtype=self.dtype,
             grid=next(iter(grids)),
             samples=sum(samples),
-            skipped=skipped,
+            skipped=skipped,  # by reason
             texts=len(index.texts),
             relative_error=error,
             worst_relative_error=worst,
@@ -418,8 +448,8 @@ class _Writer:
         return CachingSummary(
             root=self.root,
             samples=sum(samples),
-            skipped=skipped,
-            reasons=sample_counts.summary(),
+            skipped=skipped.total(),
+            reasons=reasons,
             texts=len(index.texts),
             written=written,
             size=sum(file['bytes'] for file in files),
@@ -468,8 +498,8 @@ class _Writer:
 class _SourceImages(Dataset):
     """The images of a source, as they are encoded, with all texts that may be drawn.
 
-    An item is None if its image or all of its captions cannot be used, else a dict of
-    ``image`` (uint8, 3 x H x W, BGR) and what :class:`_TextIndex` takes.
+    An item is a dict of ``image`` (uint8, 3 x H x W, BGR) and what :class:`_TextIndex`
+    takes, or, if its image or all of its captions cannot be used, the reason.
     """
 
     def __init__(self, source: Mapping) -> None:
@@ -488,7 +518,22 @@ class _SourceImages(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict | None:
+    def __getitem__(self, index: int) -> dict | str:
+        before = self._own_counts().clone()
+        item = self._load(index)
+        if item is not None:
+            return item
+        more = (self._own_counts() > before).tolist()
+        counted = [name for name, is_more in zip(REASONS, more, strict=True) if is_more]
+        # Reasons to skip come before those to convert.
+        return next(iter(counted), 'dropped by the pipeline').replace('_', ' ')
+
+    def _own_counts(self) -> Tensor:
+        """The counts of this process, which loads one image at a time."""
+        worker = get_worker_info()
+        return self.counts.table[0 if worker is None else 1 + worker.id]
+
+    def _load(self, index: int) -> dict | None:
         results = self.dataset.prepare_data(index)
         if results is None:
             return None
@@ -508,15 +553,26 @@ class _SourceImages(Dataset):
         )
 
     def first_usable(self) -> dict:
-        """The first item that is not None.
+        """The first item that can be used; leaves the counts as they were.
 
         Raises:
             ValueError: There is none, or the image's transforms draw random numbers.
         """
-        found = ((i, self[i]) for i in range(len(self)))
-        index, item = next(((i, x) for i, x in found if x is not None), (None, None))
-        if item is None:
-            raise ValueError(self.nothing_usable())
+        counts = self.counts.table.clone()
+        try:
+            return self._first_usable()
+        finally:
+            self.counts.table.copy_(counts)
+
+    def _first_usable(self) -> dict:
+        reasons: Counter[str] = Counter()
+        for index in range(len(self)):
+            item = self[index]
+            if isinstance(item, dict):
+                break
+            reasons[item] += 1
+        else:
+            raise ValueError(self.nothing_usable(_in_words(reasons)))
         with seeded(0):
             before = _random_state()
             self.dataset.prepare_data(index)
@@ -528,10 +584,10 @@ class _SourceImages(Dataset):
                 )
         return item
 
-    def nothing_usable(self) -> str:
+    def nothing_usable(self, reasons: str) -> str:
         return (
             f'None of the {len(self):,} images of the source could be used '
-            f'({self.counts.summary()}): check where they are.'
+            f'({reasons}): check where they are.'
         )
 
     def _texts(self, results: dict) -> tuple[list[str], list[list[str]]]:
@@ -594,14 +650,22 @@ class _TextIndex:
         return self.nouns[noun]
 
 
-def _collate(items: Sequence[dict | None]) -> tuple[Tensor | None, list[dict]]:
-    usable = [item for item in items if item is not None]
+def _collate(
+    items: Sequence[dict | str],
+) -> tuple[Tensor | None, list[dict], list[str]]:
+    """Images, what belongs to them, and why the others are skipped."""
+    usable = [item for item in items if isinstance(item, dict)]
+    reasons = [item for item in items if isinstance(item, str)]
     if not usable:
-        return None, []
+        return None, [], reasons
     images = [item.pop('image') for item in usable]
     if any(image.shape != images[0].shape for image in images):
         raise ValueError(_sizes_differ())
-    return torch.stack(images), usable
+    return torch.stack(images), usable, reasons
+
+
+def _in_words(reasons: Counter[str]) -> str:
+    return ', '.join(f'{count:,} {why}' for why, count in reasons.most_common())
 
 
 def _sizes_differ() -> str:

@@ -24,8 +24,13 @@ from safetensors.torch import load_file
 
 from pacl_mmseg.datasets import CachedFeatures, ShuffledDraws, collate_image_text
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.datasets.feature_cache import pack_tokens, unpack_tokens
+from pacl_mmseg.datasets.feature_cache import (
+    VERSION,
+    pack_tokens,
+    unpack_tokens,
+)
 from pacl_mmseg.datasets.feature_caching import cache_features
+from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.registry import DATASETS, MODELS, RUNNERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,14 +272,19 @@ def test_a_run_refuses_a_stale_cache(run_config, tmp_path):
         run(config, tmp_path / 'run')
 
 
-def test_the_tool(run_config, tmp_path, capsys):
+@pytest.fixture
+def main():
     path = ROOT / 'tools' / 'dataset_tools' / 'cache_features.py'
-    main = runpy.run_path(str(path))['main']
+    return runpy.run_path(str(path))['main']
+
+
+def test_the_tool(run_config, tmp_path, capsys, main):
     from_cache(run_config, tmp_path / 'cache').dump(tmp_path / 'cached.py')
     run_config.dump(tmp_path / 'pixels.py')
     options = ['--dtype', 'int8', '--num-workers', '1', '--device', 'cpu']
-    with pytest.raises(SystemExit, match='are no CachedFeatures: see configs'):
-        main([str(tmp_path / 'pixels.py'), *options])
+    for config in (tmp_path / 'pixels.py', ROOT / 'configs' / 'pacl_voc20.py'):
+        with pytest.raises(SystemExit, match='not train from CachedFeatures: see conf'):
+            main([str(config), *options])
     main([str(tmp_path / 'cached.py'), *options])
     printed = capsys.readouterr()
     assert '10 images need about' in printed.out
@@ -288,6 +298,45 @@ def test_the_tool(run_config, tmp_path, capsys):
     assert json.loads((out / 'meta.json').read_text())['samples'] == 7
 
 
+def test_the_tool_looks_at_the_data_before_the_weights(
+    run_config, source, tmp_path, main
+):
+    # Weights that cannot be had are what the tool complains about last.
+    run_config.model.backbone.pretrained = str(tmp_path / 'no_weights.pt')
+    config = from_cache(run_config, tmp_path / 'cache')
+    cached = config.train_dataloader.dataset.dataset
+
+    def complaint() -> str:
+        config.dump(tmp_path / 'config.py')
+        with pytest.raises(SystemExit) as caught:
+            main([str(tmp_path / 'config.py'), '--device', 'cpu'])
+        message = str(caught.value)
+        assert '\n' not in message
+        return message.removeprefix('cache_features: ')
+
+    cached.source = {**source, 'data_root': '/nowhere'}
+    assert complaint().startswith('the annotation file /nowhere/captions.json does not')
+    cached.source = {**source, 'data_prefix': dict(img_path='nowhere')}
+    assert complaint().startswith(
+        f'None of the {PHOTOGRAPHS} images of the source could be used '
+        f'({PHOTOGRAPHS} missing file): check where they are'
+    )
+    cached.source = {k: v for k, v in source.items() if k != 'type'}
+    assert complaint().startswith('The source of a feature cache must be a config with')
+    cached.source = {**source, 'pipeline': [dict(min_size=3)]}
+    assert complaint().startswith("A transform of a feature cache's source must be a c")
+    cached.source = {**source, 'pipeline': [dict(type='LoadPILImage', size=3)]}
+    assert complaint().startswith('LoadPILImage in the pipeline of the source: got an')
+    cached.source = None
+    assert complaint().startswith('The source of a feature cache must be a config with')
+    cached.source, cached.root = source, None
+    assert complaint().startswith(
+        'no folder for the cache: set its root, or give --out'
+    )
+    cached.root = str(tmp_path / 'cache')
+    assert 'no_weights.pt' in complaint()
+
+
 # ------------------------------------------------------------------------- staleness
 
 
@@ -297,6 +346,13 @@ def test_the_tool(run_config, tmp_path, capsys):
         ('backbone', dict(init_seed=1), r'vision encoder .*seed 0\).*seed 1\)'),
         ('backbone', dict(output='norm'), 'vision output="block".*output="norm"'),
         ('backbone', dict(out_indices=0), 'vision layer=1.*layer=0'),
+        ('backbone', dict(dtype='bfloat16'), 'vision dtype="float32".*="bfloat16"'),
+        ('text_encoder', dict(dtype='float16'), 'text dtype="float32".*="float16"'),
+        (
+            'data_preprocessor',
+            dict(dtype='bfloat16'),
+            'normalization dtype="float32".*="bfloat16"',
+        ),
         ('backbone', dict(stride=4), 'vision stride=.8, 8..*stride=.4, 4.'),
         ('backbone', dict(output_cls_token=True), 'cls_token=false.*cls_token=true'),
         (
@@ -349,6 +405,37 @@ def test_another_source_is_refused(model, source, tmp_path, change, message):
     write(model, source, tmp_path)
     change(source)
     with pytest.raises(ValueError, match=f'{message}.*cache_features.py'):
+        CachedFeatures(tmp_path, source)
+
+
+def test_a_lost_file_is_not_written_anew_in_another_precision(
+    tiny_model, model, source, tmp_path
+):
+    write(model, source, tmp_path)
+    (tmp_path / 'tokens-00001.safetensors').unlink()
+    tiny_model.backbone.dtype = 'bfloat16'
+    with pytest.raises(ValueError, match='dtype="float32", not.*="bfloat16".*--overw'):
+        write(MODELS.build(tiny_model), source, tmp_path)
+    assert write(model, source, tmp_path).written == 4
+
+
+def test_autocast_does_not_reach_what_is_cached(model, source, tmp_path):
+    write(model, source, tmp_path / 'plain')
+    batch = dict(inputs=torch.rand(1, 3, 32, 32))
+    expected = model.backbone(batch['inputs'])[0]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert not torch.equal(model.backbone(batch['inputs'])[0], expected)
+        write(model, source, tmp_path / 'autocast')
+    assert_same(tmp_path / 'plain', tmp_path / 'autocast')
+
+
+def test_defaults_count_as_their_values(model, source, tmp_path):
+    write(model, source, tmp_path)
+    source['pipeline'][0].update(jpeg_decoder='pillow', min_size=None)
+    source['pipeline'][2].update(crop='center', scale=[0.9, 1.0], backend='pillow')
+    assert len(CachedFeatures(tmp_path, source)) == PHOTOGRAPHS
+    source['pipeline'][0].update(min_size=64)
+    with pytest.raises(ValueError, match='"min_size": null.*"min_size": 64'):
         CachedFeatures(tmp_path, source)
 
 
@@ -502,7 +589,9 @@ def test_a_cache_of_another_version_is_refused(model, source, tmp_path):
     write(model, source, tmp_path)
     meta = json.loads((tmp_path / 'meta.json').read_text())
     (tmp_path / 'meta.json').write_text(json.dumps({**meta, 'version': 0}))
-    with pytest.raises(ValueError, match='version 0, not 1.*cache_features.py'):
+    with pytest.raises(
+        ValueError, match=f'version 0, not {VERSION}.*cache_features.py'
+    ):
         CachedFeatures(tmp_path, source)
 
 
@@ -516,8 +605,7 @@ def test_unusable_images_are_skipped_and_counted(model, source, tmp_path):
     source['data_root'] = str(folder)
     summary = write(model, source, tmp_path / 'cache', num_workers=1)
     assert (summary.samples, summary.skipped) == (6, 5)
-    assert '4 corrupt image' in summary.reasons
-    assert '1 missing file' in summary.reasons
+    assert summary.reasons == '4 corrupt image, 1 missing file'
     cached = CachedFeatures(tmp_path / 'cache', source)
     usable = [0, 1, 2, 3, 8, 10]
     assert len(cached) == 6
@@ -529,7 +617,51 @@ def test_unusable_images_are_skipped_and_counted(model, source, tmp_path):
         cached[6]
 
 
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_skipped_images_are_counted_once_and_for_all(
+    model, source, tmp_path, num_workers
+):
+    folder = tmp_path / 'photographs'
+    shutil.copytree(source['data_root'], folder)
+    for index in (0, 1, 6):  # the first ones: the tool looks for one that is usable
+        (folder / f'{index:03d}.jpg').unlink()
+    Image.new('L', (40, 40)).save(folder / '003.jpg')  # converted, not skipped
+    notes = json.loads((folder / 'captions.json').read_text())
+    for note in notes['annotations']:
+        if note['image_id'] == 5:  # two to four captions, but a single image
+            note['caption'] = '\x07'
+    (folder / 'captions.json').write_text(json.dumps(notes))
+    source['data_root'] = str(folder)
+    first = write(model, source, tmp_path / 'cache', num_workers=num_workers)
+    assert (first.samples, first.skipped) == (7, 4)
+    assert first.reasons == '3 missing file, 1 empty caption'
+    assert sample_counts.totals()['missing_file'] == 3
+    again = write(model, source, tmp_path / 'cache', num_workers=num_workers)
+    assert (again.written, again.skipped) == (0, 4)
+    assert again.reasons == first.reasons
+    (tmp_path / 'cache' / 'tokens-00001.safetensors').unlink()
+    again = write(model, source, tmp_path / 'cache', num_workers=num_workers)
+    assert (again.written, again.reasons) == (2, first.reasons)
+
+
 # -------------------------------------------------------------------- what is refused
+
+
+def test_overwriting_without_images_loses_nothing(model, source, tmp_path):
+    write(model, source, tmp_path)
+    moved = {**source, 'data_prefix': dict(img_path='nowhere')}
+    with pytest.raises(ValueError, match='None of the 11 images.*11 missing file'):
+        write(model, moved, tmp_path, overwrite=True)
+    assert len(CachedFeatures(tmp_path, source)) == PHOTOGRAPHS
+
+
+def test_fewer_samples_than_a_batch_are_refused(model, source, tmp_path):
+    write(model, source, tmp_path)
+    loader = torch.utils.data.DataLoader(
+        CachedFeatures(tmp_path, source), batch_size=PHOTOGRAPHS + 1, drop_last=True
+    )
+    with pytest.raises(RuntimeError, match='gives no batch: .*fewer than batch_size'):
+        next(EndlessBatches(loader, torch.device('cpu')))
 
 
 @pytest.mark.parametrize(

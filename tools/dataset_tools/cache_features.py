@@ -2,7 +2,9 @@
 
 python tools/dataset_tools/cache_features.py configs/pacl_vitb16_coco_cached.py
 
-Run again, it goes on where it was stopped, and writes damaged files anew.
+Run again, it goes on where it was stopped, and writes damaged files anew. The encoders
+run in the precision that the config gives them (encoder.dtype), never under autocast:
+train from the cache with the same one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from pacl_mmseg.apis import apply_options, load_config
-from pacl_mmseg.datasets.feature_caching import DTYPES, cache_features
+from pacl_mmseg.datasets.feature_caching import DTYPES, cache_features, check_source
 from pacl_mmseg.registry import MODELS
 
 EXPECTED_ERRORS = (OSError, RuntimeError, ValueError, ImportError, TypeError, KeyError)
@@ -58,20 +60,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_cached_features(dataset: Mapping) -> Mapping:
-    """The config of ``CachedFeatures`` within any wrappers.
+def find_cached_features(config: Mapping) -> Mapping:
+    """The config of ``CachedFeatures`` in that of a run, within any wrappers.
 
     Raises:
         ValueError: There is none.
     """
-    while str(dataset.get('type')).split('.')[-1] != 'CachedFeatures':
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    while isinstance(dataset, Mapping):
+        if str(dataset.get('type')).split('.')[-1] == 'CachedFeatures':
+            return dataset
         dataset = dataset.get('dataset')
-        if not isinstance(dataset, Mapping):
-            raise ValueError(
-                'the training data of the config are no CachedFeatures: see '
-                'configs/pacl_vitb16_coco_cached.py for one that trains from a cache'
-            )
-    return dataset
+    raise ValueError(
+        'the config does not train from CachedFeatures: see '
+        'configs/pacl_vitb16_coco_cached.py for one that does'
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,12 +83,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = load_config(args.config)
         apply_options(config, args.cfg_options)
         init_default_scope(config.get('default_scope', 'mmseg'))
-        cached = find_cached_features(config.train_dataloader.dataset)
+        cached = find_cached_features(config)
+        source, root = cached.get('source'), args.out or cached.get('root')
+        if not root:
+            raise ValueError('no folder for the cache: set its root, or give --out')
+        check_source(source, root, args.overwrite)  # before weights are fetched
         model = MODELS.build(config.model).to(args.device or get_device())
         summary = cache_features(
             model,
-            cached['source'],
-            args.out or cached['root'],
+            source,
+            root,
             dtype=args.dtype,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
