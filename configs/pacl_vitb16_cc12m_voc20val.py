@@ -1,6 +1,8 @@
 # pacl_vitb16_cc12m.py that is validated on Pascal VOC 2012, 20 classes, ten times on
 # its way, with curves and pictures for TensorBoard:
 #   pip install tensorboard && tensorboard --logdir work_dirs
+# Any other config writes its curves there in place of vis_data/scalars.json with
+#   --cfg-options visualizer.vis_backends.0.type=TensorboardVisBackend
 _base_ = ['pacl_vitb16_cc12m.py', '_base_/validation/voc20.py']
 model = dict(decode_head=dict(dataset_name='voc20'))
 max_iters = 30330

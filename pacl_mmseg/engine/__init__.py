@@ -3,6 +3,7 @@ from pacl_mmseg.engine.hooks import (
     PretrainCheckpointHook,
     PretrainHook,
     PretrainLoggerHook,
+    PretrainVisualizationHook,
 )
 from pacl_mmseg.engine.loops import PretrainLoop
 from pacl_mmseg.engine.phases import PhaseTimer
@@ -16,5 +17,6 @@ __all__ = [
     'PretrainHook',
     'PretrainLoggerHook',
     'PretrainLoop',
+    'PretrainVisualizationHook',
     'shut_down',
 ]

@@ -61,20 +61,26 @@ class EndlessBatches:
         Raises:
             DataWorkerKilled: A worker has died. After :meth:`stop` and with the data's
                 position restored one may go on.
+            RuntimeError: The data loader is empty.
         """
-        if self.iterator is None:
-            self.start()
-        try:
-            with self.signals.raised():
-                batch = next(self.iterator)
-        except StopIteration:  # a finite sampler: begin its next epoch
-            self.start()
-            return next(self)
-        except (RuntimeError, OSError, EOFError) as error:
-            if not self._lost_a_worker(error):
-                raise
-            raise DataWorkerKilled(str(error).strip()) from error
-        return self.to_device(batch)
+        for _ in range(2):
+            if self.iterator is None:
+                self.start()
+            try:
+                with self.signals.raised():
+                    batch = next(self.iterator)
+            except StopIteration:  # a finite sampler: begin its next epoch
+                self.iterator = None
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self._lost_a_worker(error):
+                    raise
+                raise DataWorkerKilled(str(error).strip()) from error
+            else:
+                return self.to_device(batch)
+        raise RuntimeError(
+            'The data loader gives no batch: the data are fewer than batch_size x '
+            'processes, with drop_last=True, or used up, with repeat=False.'
+        )
 
     def _lost_a_worker(self, error: Exception) -> bool:
         if str(error).startswith('DataLoader worker (pid'):

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.runner import Runner
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
 
 class CheckpointNotWritten(OSError):
     """A checkpoint could not be written; what was there before is as it was."""
+
+
+def last_good(runner: Runner) -> str:
+    """The newest checkpoint that this run, or the one it resumes, has written."""
+    return runner.message_hub.runtime_info.get('last_ckpt') or 'none yet'
 
 
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:

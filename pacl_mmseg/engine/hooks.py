@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
+from mmseg.engine.hooks import SegVisualizationHook
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +23,7 @@ from pacl_mmseg.datasets.feature_cache import CachedFeatures
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.engine.checkpoint import (
     CheckpointNotWritten,
+    last_good,
     plain,
     random_state,
     set_random_state,
@@ -75,6 +77,16 @@ class LateScalars:
         return due
 
 
+class _Finding(NamedTuple):
+    """A loss that is not finite, or a spike, on one process."""
+
+    iteration: int
+    loss: float
+    mean: float
+    excess: float
+    names: list[str]
+
+
 @HOOKS.register_module()
 class LossWatchHook(RuntimeInfoHook):
     """``RuntimeInfoHook`` that leaves the GPU at work, and watches the loss.
@@ -88,7 +100,10 @@ class LossWatchHook(RuntimeInfoHook):
     losses by more than ``spike_deviations`` of their standard deviations (or of a
     thousandth of the mean if that is more, as a loss that does not move has none).
     Both messages name the iteration and the shards (for map-style data, the images) of
-    its batch on all processes; the loss is the same on all, so all take part.
+    its batch on the processes that found it: on all where the loss is the same on all,
+    as InfoNCE is. Each process looks at its own loss; where there are several, they
+    tell each other what they found where variables are wanted at once, and stop
+    together.
 
     Args:
         spike_deviations: As said; None reports no spikes. The default, 6, is
@@ -109,6 +124,7 @@ class LossWatchHook(RuntimeInfoHook):
         self.spike_deviations = spike_deviations
         self.spike_interval = spike_interval
         self._losses: deque[float] = deque(maxlen=spike_window)
+        self._found: list[_Finding] = []
         self._quiet_until = 0
         self._scalars = LateScalars()
 
@@ -126,13 +142,19 @@ class LossWatchHook(RuntimeInfoHook):
     def publish(self, runner: Runner, flush: bool = True) -> None:
         """Put the log variables that are due into the message hub and look at them.
 
+        Args:
+            runner: The runner.
+            flush: Those of all steps; all processes call it together.
+
         Raises:
-            RuntimeError: A loss is not finite.
+            RuntimeError: A loss is not finite; on all processes.
         """
         for (iteration, provenance), scalars in self._scalars.take(flush):
             super().after_train_iter(runner, iteration - 1, outputs=scalars)
             if 'loss' in scalars:
                 self._check(runner, iteration, scalars['loss'], provenance)
+        if flush or runner.world_size == 1:
+            self._report(runner)
 
     def _wanted_now(self, runner: Runner, batch_idx: int) -> bool:
         loop = runner.train_loop
@@ -150,13 +172,10 @@ class LossWatchHook(RuntimeInfoHook):
         self, runner: Runner, iteration: int, loss: float, provenance: Any
     ) -> None:
         if not math.isfinite(loss):
-            last = runner.message_hub.runtime_info.get('last_ckpt', 'none yet')
-            raise RuntimeError(
-                f'The loss is {loss} at iteration {iteration}: training stops '
-                f'and writes nothing more; the last good checkpoint is {last}. Lower '
-                'the learning rate, or use bfloat16 in place of float16. In flight: '
-                f'{_in_flight(runner, provenance)}.'
-            )
+            if all(math.isfinite(finding.loss) for finding in self._found):
+                names = _in_flight(runner, provenance)
+                self._found.append(_Finding(iteration, loss, 0.0, 0.0, names))
+            return
         losses = self._losses
         if len(losses) == losses.maxlen and self.spike_deviations is not None:
             mean = fmean(losses)
@@ -164,12 +183,37 @@ class LossWatchHook(RuntimeInfoHook):
             excess = (loss - mean) / deviation if deviation else 0.0
             if excess > self.spike_deviations and iteration >= self._quiet_until:
                 self._quiet_until = iteration + self.spike_interval
-                runner.logger.warning(
-                    f'Loss spike at iteration {iteration}: {loss:.4g} after a mean of '
-                    f'{mean:.4g} ({excess:.1f} standard deviations). In flight: '
-                    f'{_in_flight(runner, provenance)}.'
-                )
+                names = _in_flight(runner, provenance)
+                self._found.append(_Finding(iteration, loss, mean, excess, names))
         losses.append(loss)
+
+    def _report(self, runner: Runner) -> None:
+        """Tell what was found since the last report; all processes call it together."""
+        found, self._found = self._found, []
+        if runner.world_size > 1:
+            anything = torch.tensor(len(found))
+            all_reduce(anything, 'max')
+            of_all = all_gather_object(found) if anything else []
+            found = [finding for of_one in of_all for finding in of_one]
+        by_iteration: dict[int, list[_Finding]] = defaultdict(list)
+        for finding in found:
+            by_iteration[finding.iteration].append(finding)
+        for iteration, findings in sorted(by_iteration.items()):
+            names = [name for finding in findings for name in finding.names]
+            names = _some(list(dict.fromkeys(names))) or 'data without names'
+            worst = min(findings, key=lambda finding: math.isfinite(finding.loss))
+            if not math.isfinite(worst.loss):
+                raise RuntimeError(
+                    f'The loss is {worst.loss} at iteration {iteration}: training '
+                    'stops and writes nothing more; the last good checkpoint is '
+                    f'{last_good(runner)}. Lower the learning rate, or use bfloat16 '
+                    f'in place of float16. In flight: {names}.'
+                )
+            runner.logger.warning(
+                f'Loss spike at iteration {iteration}: {worst.loss:.4g} after a mean '
+                f'of {worst.mean:.4g} ({worst.excess:.1f} standard deviations). In '
+                f'flight: {names}.'
+            )
 
 
 @HOOKS.register_module()
@@ -177,10 +221,10 @@ class PretrainCheckpointHook(CheckpointHook):
     """``CheckpointHook`` for disks that can be full.
 
     A checkpoint that cannot be written is a warning: training goes on, the earlier
-    checkpoints stay, and the next one is tried in its turn. (The stock hook removes
-    the oldest one before it writes; this one after, so that there has to be room for
-    one more.) It is an error at the end of training, and where it happens
-    ``max_failures`` times in a row.
+    checkpoints stay, the best one too, and the next one is tried in its turn. (The
+    stock hook removes the oldest one, or the previous best, before it writes; this one
+    after, so that there has to be room for one more.) It is an error at the end of
+    training, and where it happens at ``max_failures`` iterations in a row.
 
     Args:
         max_failures: The default, 3, risks the work of as many intervals.
@@ -191,10 +235,14 @@ class PretrainCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self.max_failures = max_failures
         self._failures = 0
+        self._failed_at = -1
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        # Before the stock hook notes a checkpoint that will then not be written.
+        runner.check_finite(meta['iter'])
         info = runner.message_hub.runtime_info
-        before = self.last_ckpt, info.get('last_ckpt')
+        before = {k: info[k] for k in ('last_ckpt', 'keep_ckpt_ids') if k in info}
+        last = self.last_ckpt
         limit, self.max_keep_ckpts = self.max_keep_ckpts, -1
         ids = list(self.keep_ckpt_ids) if limit > 0 else []
         kept = [*(other for other in ids if other != step), step]
@@ -202,34 +250,74 @@ class PretrainCheckpointHook(CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', kept[-limit:])
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
-        except CheckpointNotWritten as error:
-            self.last_ckpt, info['last_ckpt'] = before
-            if limit > 0:
-                info['keep_ckpt_ids'] = ids
-            self._failed(runner, error, last=step >= runner.max_iters)
-            return
-        except OSError as error:  # the note of the name; the files themselves count
-            runner.logger.warning(f'last_checkpoint was not written: {error}')
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(
+                error, CheckpointNotWritten
+            ):  # the note of the name; the files themselves count
+                runner.logger.warning(f'last_checkpoint was not written: {error}')
+            else:
+                self.last_ckpt = last
+                _restore(info, before, ('last_ckpt', 'keep_ckpt_ids'))
+                if not isinstance(error, CheckpointNotWritten):
+                    raise
+                self._failed(runner, error, step, last=step >= runner.max_iters)
+                return
         finally:
             self.max_keep_ckpts = limit
         self._failures = 0
         if limit > 0:
             self.keep_ckpt_ids = deque(kept[-limit:], limit)
-            for old in kept[:-limit] if is_main_process() else ():
+            for old in kept[:-limit]:
                 name = self.filename_tmpl.format(old)
-                path = self.file_backend.join_path(self.out_dir, name)
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
+                self._remove(self.file_backend.join_path(self.out_dir, name))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        info = runner.message_hub.runtime_info
+        notes = {k: v for k, v in info.items() if k.startswith('best_')}
+        old = self._best
+        self._best = [None] * len(old)  # so that nothing is removed yet
         try:
             super()._save_best_checkpoint(runner, metrics)
-        except CheckpointNotWritten as error:
-            self._failed(runner, error, last=False)
+        except Exception as error:
+            for path in set(self._best) - set(old):
+                self._remove(path)
+            self._best = old
+            _restore(info, notes, [k for k in info if k.startswith('best_')])
+            if not isinstance(error, CheckpointNotWritten):
+                raise
+            self._failed(runner, error, runner.iter, last=False)
+            return
+        self._best = [new or path for new, path in zip(self._best, old, strict=True)]
+        for path in set(old) - set(self._best):
+            self._remove(path)
 
-    def _failed(self, runner: Runner, error: CheckpointNotWritten, last: bool) -> None:
-        self._failures += 1
-        good = self.last_ckpt or 'none yet'
+    @property
+    def _best(self) -> list[str | None]:
+        """Paths of the best checkpoints, by each of the metrics in ``save_best``."""
+        if len(self.key_indicators) == 1:
+            return [self.best_ckpt_path]
+        return [self.best_ckpt_path_dict[key] for key in self.key_indicators]
+
+    @_best.setter
+    def _best(self, paths: list[str | None]) -> None:
+        if len(self.key_indicators) == 1:
+            (self.best_ckpt_path,) = paths
+        else:
+            paths = zip(self.key_indicators, paths, strict=True)
+            self.best_ckpt_path_dict = dict(paths)
+
+    def _remove(self, path: str | None) -> None:
+        if path and is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+
+    def _failed(
+        self, runner: Runner, error: CheckpointNotWritten, step: int, last: bool
+    ) -> None:
+        self._failures += step != self._failed_at
+        self._failed_at = step
+        good = last_good(runner)
         if last or self._failures >= self.max_failures:
             raise RuntimeError(
                 f'{error} This is the {self._failures}. failure in a row'
@@ -243,6 +331,13 @@ class PretrainCheckpointHook(CheckpointHook):
         )
 
 
+def _restore(info: dict, before: dict, names: Iterable[str]) -> None:
+    """Set entries back to what they were; absent ones are absent again."""
+    for name in names:
+        info.pop(name, None)
+    info.update(before)
+
+
 @HOOKS.register_module()
 class PretrainLoggerHook(LoggerHook):
     """``LoggerHook`` that does not end training where curves cannot be written.
@@ -251,20 +346,34 @@ class PretrainLoggerHook(LoggerHook):
     """
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        with _unwritten_curves(runner):
+        with _unwritten(runner, 'Scalars'):
             super().after_train_iter(runner, *args, **kwargs)
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        with _unwritten_curves(runner):
+        with _unwritten(runner, 'Scalars'):
             super().after_val_epoch(runner, *args, **kwargs)
 
 
+@HOOKS.register_module()
+class PretrainVisualizationHook(SegVisualizationHook):
+    """``SegVisualizationHook`` that does not end training on a full disk.
+
+    An image that is not a file, and so cannot be drawn on, is an error as ever.
+    """
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        with _unwritten(runner, 'Pictures'):
+            super().after_val_iter(runner, *args, **kwargs)
+
+
 @contextmanager
-def _unwritten_curves(runner: Runner) -> Iterator[None]:
+def _unwritten(runner: Runner, what: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        runner.logger.warning(f'Scalars were not written to the visualizer: {error}')
+        runner.logger.warning(f'{what} were not written: {error}')
 
 
 @HOOKS.register_module()
@@ -274,12 +383,13 @@ class PretrainHook(Hook):
     The runner registers it by itself. Every iteration it follows the position in the
     shards and logs ``samples_per_s`` (all processes) and ``data_wait``, the percentage
     of the time for which the process waited for its next batch; on a GPU that is at
-    work meanwhile such a wait need not cost anything. Before validation and test it
-    compares the number of classes of the vocabulary with the dataset's. It keeps
-    validation from moving the random generators. Every ``report_interval`` iterations
-    and at the end it reports the samples of each source and those skipped, over all
-    processes, and lists shards found broken in the log and in ``broken_shards.txt``
-    of the work directory.
+    work meanwhile such a wait need not cost anything. (MMEngine's own ``data_time``
+    also has the time of checkpoints, logging and metrics in it.) Before validation and
+    test it compares the number of classes of the vocabulary with the dataset's. It
+    keeps validation from moving the random generators. Every ``report_interval``
+    iterations and at the end it reports the samples trained on, and, of this run and
+    over all processes, those of each source and those skipped; it lists shards found
+    broken in the log and in ``broken_shards.txt`` of the work directory.
 
     Args:
         report_interval: Iterations between two reports.
@@ -297,22 +407,23 @@ class PretrainHook(Hook):
         self._timer: PhaseTimer | None = None
         self._reported = ''
         self._broken: list[str] = []
+        self._waits: deque[float] = deque()
+
+    def before_run(self, runner: Runner) -> None:
+        if not hasattr(runner, 'rank_states'):
+            raise RuntimeError(
+                f'This config is not for {type(runner).__name__}: set runner_type = '
+                "'ContrastivePretrainRunner' and build the runner with "
+                'mmengine.registry.RUNNERS.build(config), as tools/train.py does.'
+            )
 
     def before_train(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
         dataset = getattr(dataset, 'dataset', dataset)  # within ShuffledDraws
         if isinstance(dataset, CachedFeatures):
             dataset.check(runner.bare_model)
-        accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        for hook in runner.hooks:
-            interval = hook.interval if isinstance(hook, CheckpointHook) else 0
-            if interval > 0 and interval % accumulate:
-                raise ValueError(
-                    f'A checkpoint every {interval} iterations would fall amid an '
-                    f'accumulation of {accumulate} gradients and could not be resumed: '
-                    'set default_hooks.checkpoint.interval to a multiple of '
-                    f'{accumulate}.'
-                )
+        _check_accumulation(runner)
+        self._waits = deque(maxlen=runner.log_processor.window_size)
         if self.phases:
             self._timer = PhaseTimer(runner.model, runner.optim_wrapper)
             runner.train_loop.phase_timer = self._timer
@@ -328,10 +439,10 @@ class PretrainHook(Hook):
         if not isinstance(loop, PretrainLoop):
             return
         loop.shard_progress.update(_positions(data_batch))
-        window = runner.log_processor.window_size
-        seconds = hub.get_scalar('train/time').mean(window)
+        self._waits.append(loop.data_seconds)
+        seconds = hub.get_scalar('train/time').mean(self._waits.maxlen)
         if seconds > 0:
-            waited = hub.get_scalar('train/data_time').mean(window)
+            waited = fmean(self._waits)
             hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
             hub.update_scalar('train/data_wait', 100 * waited / seconds)
         if self._timer is not None and any(
@@ -342,10 +453,10 @@ class PretrainHook(Hook):
             for name, value in self._timer.read().items():
                 hub.update_scalar(f'train/phase_{name}', value)
         if self.every_n_train_iters(runner, self.report_interval):
-            self._report(runner)
+            self._report(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
-        self._report(runner)
+        self._report(runner, runner.iter)
         if self._timer is not None:
             self._timer.remove()
             runner.train_loop.phase_timer = self._timer = None
@@ -374,7 +485,7 @@ class PretrainHook(Hook):
         checkpoint.clear()
         checkpoint.update(contents)
 
-    def _report(self, runner: Runner) -> None:
+    def _report(self, runner: Runner, iterations: int) -> None:
         """Report what was read and skipped; all processes call it together."""
         loop = runner.train_loop
         if not isinstance(loop, PretrainLoop):
@@ -385,6 +496,7 @@ class PretrainHook(Hook):
                 sources[name] = sources.get(name, 0) + number
         parts = [f'{number} of {name}' for name, number in sources.items()]
         summary = ', '.join([*parts, sample_counts.summary(reduce=True)])
+        summary = f'{loop.samples(iterations)}; in this run {summary}'
         if summary != self._reported:
             runner.logger.info(f'Samples so far: {summary}')
             self._reported = summary
@@ -398,7 +510,8 @@ class PretrainHook(Hook):
                 f'{len(broken)} broken shards, passed over: {_some(broken)}'
             )
             path = Path(runner.work_dir) / 'broken_shards.txt'
-            path.write_text(''.join(f'{name}\n' for name in broken))
+            with _unwritten(runner, 'Their names'):
+                path.write_text(''.join(f'{name}\n' for name in broken))
 
 
 def _samples(batch: dict | None) -> Any:
@@ -426,22 +539,37 @@ def _provenance(batch: dict | None) -> tuple[list, list]:
     return _positions(batch), paths
 
 
-def _in_flight(runner: Runner, provenance: tuple[list, list]) -> str:
-    """Names of a step's shards, or else images, on all processes together."""
+def _in_flight(runner: Runner, provenance: tuple[list, list]) -> list[str]:
+    """Names of a step's shards, or else images, on this process."""
     positions, paths = provenance
     dataset = runner.train_dataloader.dataset
     if isinstance(dataset, ImageTextShards) and positions:
-        own = dataset.shard_names(positions)
-    else:
-        own = [str(path) for path in paths]
-    names = [name for names in all_gather_object(own) for name in names]
-    return _some(list(dict.fromkeys(names))) or 'data without names'
+        return dataset.shard_names(positions)
+    return [str(path) for path in paths]
 
 
 def _some(names: list[str]) -> str:
     text = ', '.join(names[:_NAMED])
     more = len(names) - _NAMED
     return text if more <= 0 else f'{text} and {more} more'
+
+
+def _check_accumulation(runner: Runner) -> None:
+    """Complain if a checkpoint would be written between accumulated gradients."""
+    accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    hooks = [hook for hook in hooks if not hook.by_epoch]
+    name = 'default_hooks.checkpoint.interval'
+    intervals = [(name, hook.interval) for hook in hooks if hook.interval > 0]
+    if runner.val_loop is not None and any(hook.save_best for hook in hooks):
+        intervals.append(('train_cfg.val_interval', runner.val_interval))
+    for name, interval in intervals:
+        if interval % accumulate:
+            raise ValueError(
+                f'A checkpoint every {interval} iterations would fall amid an '
+                f'accumulation of {accumulate} gradients and could not be resumed: '
+                f'set {name} to a multiple of {accumulate}.'
+            )
 
 
 def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:

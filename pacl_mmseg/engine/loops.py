@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from time import perf_counter
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
 from pacl_mmseg.engine.batches import DataWorkerKilled, EndlessBatches
-from pacl_mmseg.engine.checkpoint import set_random_state
+from pacl_mmseg.engine.checkpoint import last_good, set_random_state
 from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.registry import LOOPS
 
@@ -23,7 +27,7 @@ class PretrainLoop(IterBasedTrainLoop):
 
     Works with ``ShuffledDraws`` + ``DrawSampler`` (map-style data, exact) and with
     ``ImageTextShards``. When a data worker is killed, new ones go on behind the last
-    batch that was trained on.
+    batch that was trained on, or validated on.
 
     Args:
         max_data_restarts: How often in a run data workers are started anew after one
@@ -35,6 +39,7 @@ class PretrainLoop(IterBasedTrainLoop):
     """
 
     phase_timer: PhaseTimer | None = None  # set by PretrainHook(phases=True)
+    data_seconds = 0.0  # waited for the batch of the current iteration
 
     def __init__(self, *args: Any, max_data_restarts: int = 3, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,7 +94,7 @@ class PretrainLoop(IterBasedTrainLoop):
         if hasattr(self.dataloader.sampler, 'start'):
             self.dataloader.sampler.start = self.samples(self._iter)
 
-    def run(self) -> None:
+    def run(self) -> nn.Module:
         """Train. The stock loop but for resuming, where it would skip batches again."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
@@ -101,37 +106,59 @@ class PretrainLoop(IterBasedTrainLoop):
         try:
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()
-                timer = self.phase_timer
+                timer, started = self.phase_timer, perf_counter()
                 with timer.phase('data') if timer else nullcontext():
                     batch = self._next_batch()
+                self.data_seconds = perf_counter() - started
                 self.run_iter(batch)
                 self._decide_current_val_interval()
                 validate = self._iter % self.val_interval == 0
                 validate = validate or self._iter == self._max_iters
                 if validate and self.runner.val_loop and self._iter >= self.val_begin:
-                    self.runner.val_loop.run()
+                    self._validate()
         finally:
+            self.dataloader_iterator.stop()
             self.dataloader_iterator.signals.give_back()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validate(self) -> None:
+        val_loop = self.runner.val_loop
+        dataloader = val_loop.dataloader
+        val_loop.dataloader = _ValidationBatches(dataloader, self)
+        try:
+            val_loop.run()
+        finally:
+            val_loop.dataloader = dataloader
 
     def _next_batch(self) -> Any:
         while True:
             try:
                 return next(self.dataloader_iterator)
             except DataWorkerKilled as error:
-                if self.data_restarts >= self.max_data_restarts:
-                    self._give_up(error)
                 self._restart_data(error)
+
+    def count_restart(self, error: Exception, where: str) -> None:
+        """Warn of a killed worker.
+
+        Raises:
+            RuntimeError: It was one too many.
+        """
+        if self.data_restarts >= self.max_data_restarts:
+            self._give_up(error, where)
+        self.data_restarts += 1
+        self.runner.logger.warning(
+            f'A data worker was killed {where} ({error}); most often the memory was '
+            'full. New workers go on behind the last batch '
+            f'({self.data_restarts} of at most {self.max_data_restarts} times).'
+        )
 
     def _restart_data(self, error: DataWorkerKilled) -> None:
         """Go on behind the last batch that was trained on, with new workers."""
-        self.data_restarts += 1
-        self.runner.logger.warning(
-            f'A data worker was killed at iteration {self._iter + 1} ({error}); most '
-            'often the memory was full. New workers go on behind the last iteration '
-            f'({self.data_restarts} of at most {self.max_data_restarts} times).'
-        )
+        self.count_restart(error, f'at iteration {self._iter + 1}')
+        if self.runner.val_loop is not None:  # it may have been one of these
+            _drop_lost_workers(self.runner.val_dataloader)
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextShards):
             dataset.continue_from(self.shard_progress.state_dict())
@@ -141,15 +168,67 @@ class PretrainLoop(IterBasedTrainLoop):
             self.dataloader_iterator.stop()
             self.dataloader_iterator.start()
 
-    def _give_up(self, error: DataWorkerKilled) -> None:
+    def _give_up(self, error: Exception, where: str) -> None:
         saved = _save_last_iteration(self)
         raise RuntimeError(
-            f'Data workers were killed {self.data_restarts + 1} times, the last one at '
-            f'iteration {self._iter + 1} ({error}): give the job more memory (and '
-            'shared memory), or lower train_dataloader.num_workers, its '
-            'prefetch_factor or the shuffle_buffer, and continue with --resume from '
-            f'{saved}.'
+            f'Data workers were killed {self.data_restarts + 1} times, the last one '
+            f'{where} ({error}): give the job more memory (and shared memory), or '
+            'lower train_dataloader.num_workers, its prefetch_factor or the '
+            f'shuffle_buffer, and continue with --resume from {saved}.'
         ) from error
+
+
+class _ValidationBatches:
+    """A validation dataloader that goes on where a worker was killed.
+
+    New workers begin anew, and what was validated already is passed over, so that the
+    evaluator and the hooks do not notice.
+    """
+
+    def __init__(self, dataloader: DataLoader, loop: PretrainLoop) -> None:
+        self._dataloader = dataloader
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataloader, name)
+
+    def __len__(self) -> int:
+        return len(self._dataloader)
+
+    def __iter__(self) -> Iterator:
+        done = 0
+        while True:
+            try:
+                batches = iter(self._dataloader)
+                # Where training has no workers, these are the first ones.
+                self._loop.dataloader_iterator.signals.take_over()
+                for index, batch in enumerate(batches):
+                    if index >= done:
+                        done += 1
+                        yield batch
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                # What a dead worker leaves behind can also break another transfer.
+                known = str(error).startswith('DataLoader worker (pid')
+                if not _drop_lost_workers(self._dataloader) and not known:
+                    raise
+                iteration = self._loop.iter
+                self._loop.count_restart(
+                    error, f'in the validation after iteration {iteration}'
+                )
+
+
+def _drop_lost_workers(dataloader: DataLoader) -> bool:
+    """Forget persistent workers, of which one has died; new ones are started then."""
+    iterator = getattr(dataloader, '_iterator', None)
+    workers = getattr(iterator, '_workers', ())
+    for worker in workers:
+        worker.join(0.05)
+    if all(worker.exitcode is None for worker in workers):
+        return False
+    iterator._shutdown_workers()
+    dataloader._iterator = None
+    return True
 
 
 def _save_last_iteration(loop: PretrainLoop) -> str:
@@ -167,5 +246,5 @@ def _save_last_iteration(loop: PretrainLoop) -> str:
     if runner.world_size == 1 and loop.iter > 0 and loop.iter % accumulate == 0:
         meta = dict(epoch=loop.epoch, iter=loop.iter)
         hooks[0]._save_checkpoint_with_step(runner, loop.iter, meta)
-        return str(hooks[0].last_ckpt)
-    return f'the last regular checkpoint, {hooks[0].last_ckpt or "of an earlier run"}'
+        return last_good(runner)
+    return f'the last regular checkpoint, {last_good(runner)}'

@@ -21,7 +21,8 @@ MODULES = {
     'text': 'decode_head.text_encoder',
     'embedder': 'neck',
     'phi': 'decode_head.compatibility',
-    'loss': 'decode_head.loss_decode',
+    # Not 'loss': MMEngine's log shows the mean of ten of what is called so.
+    'objective': 'decode_head.loss_decode',
 }
 PHASES = ('data', *MODULES, 'backward', 'optimizer', 'reduce')
 
@@ -36,7 +37,7 @@ class PhaseTimer:
     text       ``decode_head.text_encoder``.
     embedder   ``neck``.
     phi        ``decode_head.compatibility``, forward.
-    loss       ``decode_head.loss_decode``, forward.
+    objective  ``decode_head.loss_decode``, forward.
     backward   Of all that is trained, with what is reduced between processes meanwhile.
     optimizer  The optimizer's step.
     reduce     Communication in the backward pass as measured by

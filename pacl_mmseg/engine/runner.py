@@ -24,6 +24,7 @@ from torch import nn
 
 from pacl_mmseg.engine.checkpoint import (
     CheckpointNotWritten,
+    last_good,
     load_checkpoint_file,
     random_state,
 )
@@ -44,7 +45,8 @@ class ContrastivePretrainRunner(Runner):
       values only (``torch.load(..., weights_only=True)``), and carry the data position
       and every rank's random state beside weights, optimizer and schedule;
     - ``--resume`` continues where the newest checkpoint of the work directory left
-      off, with the same batches and random numbers;
+      off: with the same batches and random numbers from map-style data; from shards
+      every sample comes once per epoch, and what is left is mixed anew;
     - loading never executes anything in the file, and a checkpoint that lacks a
       trained parameter is an error where it is resumed or tested.
     """
@@ -118,7 +120,10 @@ class ContrastivePretrainRunner(Runner):
             f'{sum(p.numel() for p in self.bare_model.parameters()):,} in all.'
         )
         self._training = True
-        return super().train()
+        model = super().train()
+        # What a test after it is of; nothing is to be loaded over it.
+        self._training, self._has_loaded = False, True
+        return model
 
     def test(self) -> dict[str, float]:
         """As ``Runner.test``; an embedder that was never trained is an error."""
@@ -143,14 +148,12 @@ class ContrastivePretrainRunner(Runner):
             RuntimeError: A loss or a trained parameter is not finite.
             CheckpointNotWritten: The disk is full, or the like, on all ranks.
         """
-        for hook in self.hooks:
-            if isinstance(hook, LossWatchHook):
-                hook.publish(self)
-        self._check_finite()
+        iterations = (meta or {}).get('iter', self.iter + 1)
+        self.check_finite(iterations)
         loop, before_val = self.train_loop, self.random_state_before_val
         data = None
         if isinstance(loop, PretrainLoop):
-            data = loop.state_dict((meta or {}).get('iter', self.iter + 1))
+            data = loop.state_dict(iterations)
         state = dict(random=before_val or random_state(), data=data)
         self.rank_states = all_gather_object(state)
         failure = [None]
@@ -173,11 +176,24 @@ class ContrastivePretrainRunner(Runner):
         path = Path(out_dir) / temporary
         try:
             super().save_checkpoint(out_dir, temporary, *args, **kwargs)
+            with path.open('rb+') as file:  # else the name may outlive the contents
+                os.fsync(file.fileno())
             path.replace(Path(out_dir) / filename)
         finally:
             path.unlink(missing_ok=True)
 
-    def _check_finite(self) -> None:
+    def check_finite(self, iterations: int) -> None:
+        """Stop a run that diverged; called on all ranks before anything is saved.
+
+        Args:
+            iterations: Number of the last iteration, from 1.
+
+        Raises:
+            RuntimeError: A loss or a trained parameter is not finite.
+        """
+        for hook in self.hooks:
+            if isinstance(hook, LossWatchHook):
+                hook.publish(self)
         values = {
             n: p for n, p in self.bare_model.named_parameters() if p.requires_grad
         }
@@ -186,9 +202,10 @@ class ContrastivePretrainRunner(Runner):
         broken = [name for name, good in pairs if not good]
         if broken:
             raise RuntimeError(
-                f'{broken[0]} is not finite at iteration {self.iter + 1}: training '
-                'stops and no checkpoint is written; resume from the last one with a '
-                'lower learning rate, or bfloat16 in place of float16.'
+                f'{broken[0]} is not finite at iteration {iterations}: training stops '
+                'and no checkpoint is written; the last good checkpoint is '
+                f'{last_good(self)}. Lower the learning rate, or use bfloat16 in place '
+                'of float16.'
             )
 
     def load_checkpoint(
@@ -254,10 +271,11 @@ class ContrastivePretrainRunner(Runner):
         super().resume(filename, *args, **kwargs)
         states = (self._loaded or {}).get('ranks')
         self._loaded = None
-        if not states or not isinstance(self.train_loop, PretrainLoop):
+        data = [state['data'] for state in states or ()]
+        # Of another loop, or to be resumed by another one.
+        if not all(data) or not data or not isinstance(self.train_loop, PretrainLoop):
             self.logger.warning(f'{filename} has no data position: data starts anew.')
             return
-        data = [state['data'] for state in states]
         loop, same_layout = self.train_loop, len(states) == self.world_size
         batch = data[0].get('samples_per_iter', loop.samples_per_iter)
         if not same_layout:
@@ -281,9 +299,14 @@ def latest_checkpoint(work_dir: str) -> str | None:
     A run that is killed between writing a checkpoint and noting its name in
     ``last_checkpoint`` leaves a stale note, so the files themselves decide.
     """
-    files = [*Path(work_dir).glob('iter_*.pth'), *Path(work_dir).glob('epoch_*.pth')]
+    names = (
+        (re.fullmatch(r'(iter|epoch)_(\d+)\.pth', file.name), file)
+        for file in Path(work_dir).glob('*.pth')
+    )
+    # Published ones and copies have other names.
+    files = {int(name[2]): file for name, file in names if name}
     if files:
-        return str(max(files, key=lambda file: int(file.stem.split('_')[1])))
+        return str(files[max(files)])
     return find_latest_checkpoint(work_dir) or None
 
 

@@ -57,7 +57,7 @@ def test_it_measures_steps_that_train(training, capsys):
         'text',
         'embedder',
         'phi',
-        'loss',
+        'objective',
         'backward',
         'optimizer',
         'rest',

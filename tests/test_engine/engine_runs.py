@@ -22,7 +22,7 @@ def run(config: Config):
     config.experiment_name = f'run{time.monotonic_ns()}'
     config.visualizer.name = config.experiment_name
     runner = RUNNERS.build(config)
-    runner.train()
+    assert runner.train() is runner.model
     return runner
 
 

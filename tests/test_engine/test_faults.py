@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from engine_runs import ROOT, assert_same, run, weights, worker, write
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from pacl_mmseg.engine import loops
 from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.engine.hooks import LateScalars
 from pacl_mmseg.registry import HOOKS
@@ -194,7 +197,32 @@ def test_a_non_finite_loss_names_its_images(config):
         run(config)
     names = NoteNames.names[-4:]
     assert str(error.value).endswith(f'In flight: {", ".join(names)}.')
-    assert sorted(Path(config.work_dir).glob('iter_*'))[-1].name == 'iter_3.pth'
+    last = Path(config.work_dir) / 'iter_3.pth'
+    assert sorted(Path(config.work_dir).glob('iter_*'))[-1] == last
+    assert f'the last good checkpoint is {last}. ' in str(error.value)
+    # Neither does a run forget it that resumes it and writes none.
+    config.resume = True
+    config.default_hooks.checkpoint.interval = 100
+    with pytest.raises(RuntimeError, match=f'last good checkpoint is {last}'):
+        run(config)
+
+
+@HOOKS.register_module(force=True)
+class PoisonEmbedder(Hook):
+    """Makes weights infinite that the loss has not seen yet."""
+
+    @torch.no_grad()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == 4:
+            next(runner.bare_model.neck.parameters()).fill_(math.inf)
+
+
+def test_weights_that_are_not_finite_are_not_written(config):
+    config.custom_hooks = [dict(type='PoisonEmbedder')]
+    sentence = r'not finite at iteration 4: .*last good checkpoint is .*iter_3\.pth'
+    with pytest.raises(RuntimeError, match=sentence):
+        run(config)
+    assert not (Path(config.work_dir) / 'iter_4.pth').exists()
 
 
 def test_a_non_finite_loss_names_its_shards(shards):
@@ -236,16 +264,26 @@ def test_broken_shards_and_sources_are_reported(shards, tmp_path):
     assert '1 broken shards, passed over: ' in log
     listed = (Path(shards.work_dir) / 'broken_shards.txt').read_text()
     assert listed == f'{broken}\n'
-    assert 'Samples so far: 25 of all, ' in log
-    assert 'Samples so far: 50 of all, ' in log
+    assert 'Samples so far: 25; in this run 25 of all, ' in log
+    assert 'Samples so far: 50; in this run 50 of all, ' in log
 
 
-def test_speed_and_waiting_share(config):
+def test_broken_shards_that_cannot_be_noted_do_not_end_training(shards, tmp_path):
+    broken = tmp_path / 'shards' / '00002.tar'
+    broken.write_bytes(broken.read_bytes()[:700])
+    (Path(shards.work_dir) / 'broken_shards.txt').mkdir(parents=True)
+    run(shards)
+    assert 'Their names were not written: ' in warnings_of(shards.work_dir)
+
+
+def test_speed_and_waiting_share(config, monkeypatch):
+    # By a clock that ticks where the loop reads it, batches take a second each.
+    monkeypatch.setattr(loops, 'perf_counter', count().__next__)
     scalars = run(config).message_hub.log_scalars
     speeds, shares = (scalars[f'train/{n}'] for n in ('samples_per_s', 'data_wait'))
-    seconds, waits = (scalars[f'train/{n}'] for n in ('time', 'data_time'))
-    assert speeds.current() == pytest.approx(4 / seconds.mean(10))
-    assert shares.current() == pytest.approx(100 * waits.mean(10) / seconds.mean(10))
+    seconds = scalars['train/time'].mean(10)
+    assert speeds.current() == pytest.approx(4 / seconds)
+    assert shares.current() == pytest.approx(100 / seconds)
 
 
 def test_scalars_are_in_time_on_a_cpu():

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from pacl_mmseg.engine import PhaseTimer, phases
 from pacl_mmseg.registry import MODELS
 
-IN_MODEL = ['copy', 'vision', 'text', 'embedder', 'phi', 'loss']
+IN_MODEL = ['copy', 'vision', 'text', 'embedder', 'phi', 'objective']
 
 
 @pytest.fixture

@@ -59,9 +59,14 @@ def test_a_stale_note_of_the_last_checkpoint_does_not_matter(config):
     for index in (4, 5, 6):
         (Path(config.work_dir) / f'iter_{index}.pth').unlink()
     (Path(config.work_dir) / 'last_checkpoint').write_text('')
+    for name in ('iter_9-a76148b8', 'iter_copy', 'epoch_x'):  # published ones, copies
+        (Path(config.work_dir) / f'{name}.pth').write_text('')
     config.resume = True
+    config.log_level = 'INFO'
     runner = run(config)
     assert runner.iter == 6
+    log = ''.join(p.read_text() for p in Path(config.work_dir).glob('*/*.log'))
+    assert 'Samples so far: 24; in this run ' in log
     assert_same(whole, weights(Path(config.work_dir) / 'iter_6.pth'))
 
 
@@ -76,6 +81,17 @@ def test_gradient_accumulation(config):
     config.resume = True
     run(config)
     assert_same(whole, weights(Path(config.work_dir) / 'iter_6.pth'))
+
+
+def test_resumes_what_another_loop_wrote(config):
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    config.train_cfg.update(type='IterBasedTrainLoop', max_iters=2)
+    run(config)
+    config.train_cfg.update(type='PretrainLoop', max_iters=3)
+    config.resume = True
+    assert run(config).iter == 3
+    log = ''.join(p.read_text() for p in Path(config.work_dir).glob('*/*.log'))
+    assert 'iter_2.pth has no data position: data starts anew' in log
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])

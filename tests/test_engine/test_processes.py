@@ -108,6 +108,18 @@ def test_another_global_batch_goes_on_behind_the_same_sample(job, tmp_path):
     assert checkpoint['ranks'][0]['data']['samples'] == 10 * 8 + 2 * 3
 
 
+def test_a_loss_that_one_process_finds_not_finite_ends_all(job, tmp_path):
+    options = {'env_cfg.dist_cfg.timeout': 60, 'default_hooks.logger.interval': 4}
+    _, path = job('nan', 2, **options)
+    done = torchrun(path, 2, '--accident', 'nan', '--after', 9, '--rank', 1)
+    assert done.returncode != 0
+    assert 'Timed out' not in done.stderr
+    # Due for the checkpoint of iteration 10, which is not written; on both of them.
+    sentence = 'RuntimeError: The loss is nan at iteration 10: training stops'
+    assert done.stderr.count(sentence) == 2
+    assert not list((tmp_path / 'nan').glob('iter_*'))
+
+
 def test_a_process_that_hangs_ends_the_job(job, tmp_path):
     _, path = job('hangs', 2, **{'env_cfg.dist_cfg.timeout': 15})
     done = torchrun(path, 2, '--accident', 'hang', '--after', 5, '--rank', 1)

@@ -1,6 +1,7 @@
 """Trains a config in a process of its own; has accidents on request."""
 
 import argparse
+import math
 import os
 import resource
 import signal
@@ -33,12 +34,20 @@ class Accident(Hook):
             limits = resource.getrlimit(resource.RLIMIT_FSIZE)
             half = first.stat().st_size // 2
             resource.setrlimit(resource.RLIMIT_FSIZE, (half, limits[1]))
+        elif self.kind == 'nan':  # in a loss that each process has for itself
+            loss = runner.bare_model.decode_head.loss_decode
+            loss.register_forward_hook(not_a_number)
+
+
+def not_a_number(module, args, losses):
+    name = module.loss_name
+    return {**losses, name: math.nan * losses[name]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('config')
-    parser.add_argument('--accident', choices=['kill', 'hang', 'disk-full'])
+    parser.add_argument('--accident', choices=['kill', 'hang', 'disk-full', 'nan'])
     parser.add_argument('--after', type=int)
     parser.add_argument('--rank', type=int, default=0)
     args = parser.parse_args()

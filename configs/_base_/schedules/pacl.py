@@ -18,5 +18,5 @@ default_hooks = dict(
     ),
     pretrain=dict(type='PretrainHook', report_interval=1000, phases=False),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='PretrainVisualizationHook'),
 )

@@ -181,7 +181,8 @@ def _symmetric_cross_entropy(
         acc_i2t = 100 * sums[1] / texts
         acc_t2i = 100 * (best[1] > best[0]).to(logits.dtype).mean()
     loss = world_size * local_loss
-    return loss + (value - loss).detach(), acc_i2t, acc_t2i
+    # In this order it is exactly `value`, the same on all processes.
+    return value + (loss - loss.detach()), acc_i2t, acc_t2i
 
 
 class _GlobalColumnLogSumExp(torch.autograd.Function):
