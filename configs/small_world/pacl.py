@@ -1,7 +1,7 @@
 # PACL's embedder on the frozen tiny CLIP, from captions and noun prompts alone.
 # Learning rate and weight scale were chosen on the validation split.
-# Pictures (default_hooks.visualization.draw=True) are drawn on files: scenes become some
-# with val_dataloader.dataset.cache_dir=DIR.
+# Pictures (default_hooks.visualization.draw=True) are drawn on files: scenes become
+# some with val_dataloader.dataset.cache_dir=DIR.
 _base_ = [
     '../_base_/models/small_world.py',
     '../_base_/datasets/small_world.py',
