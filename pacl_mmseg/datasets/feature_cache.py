@@ -32,6 +32,7 @@ from torch.utils.data import Dataset
 
 from pacl_mmseg.datasets.transforms import NounPrompt, PickCaption
 from pacl_mmseg.models import PACLBackbone
+from pacl_mmseg.models.data_preprocessor import flips_channels
 from pacl_mmseg.models.open_clip_model import preprocess_config
 from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import DATASETS, TRANSFORMS
@@ -368,7 +369,7 @@ def model_identity(model: nn.Module) -> dict[str, dict]:
             normalization=dict(
                 mean=images.mean.flatten().tolist(),
                 std=images.std.flatten().tolist(),
-                bgr_to_rgb=images._channel_conversion,
+                bgr_to_rgb=flips_channels(images),
                 # MMSeg's own preprocessor gives float32.
                 dtype=_name(getattr(images, 'dtype', torch.float32)),
             ),

@@ -119,13 +119,19 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
             images, dtype=self.dtype, memory_format=torch.channels_last
         )
         for part, target in zip(images.split(_PART), result.split(_PART), strict=True):
-            if self._channel_conversion:
+            if flips_channels(self):
                 part = part.flip(1)
             if self._enable_normalize:  # in float32, rounded once
                 torch.div(part - self.mean, self.std, out=target)
             else:
                 target.copy_(part)
         return result
+
+
+def flips_channels(preprocessor: SegDataPreProcessor) -> bool:
+    """Whether it exchanges red and blue; MMSeg's two families name that differently."""
+    names = ('_channel_conversion', 'channel_conversion')
+    return any(getattr(preprocessor, name, False) for name in names)
 
 
 def _is_floating(value: Any) -> bool:
