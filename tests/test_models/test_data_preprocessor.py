@@ -16,12 +16,12 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (5, 3, 32, 32), generator=generator).byte()
 
 
-def stock(preprocessor, images):
+def stock(preprocessor, images, bgr_to_rgb=True):
     """What ``SegDataPreProcessor`` makes of the images."""
     own = SegDataPreProcessor(
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
-        bgr_to_rgb=preprocessor._channel_conversion,
+        bgr_to_rgb=bgr_to_rgb,
         size_divisor=1,
     )
     samples = [SegDataSample() for _ in images]
@@ -38,7 +38,7 @@ def test_a_batch_of_pairs_equals_mmsegs_way(
     captions = list('abcde')
     batch = dict(inputs=images, data_samples=dict(captions=captions))
     result = preprocessor(batch, training)
-    assert torch.equal(result['inputs'], stock(preprocessor, images))
+    assert torch.equal(result['inputs'], stock(preprocessor, images, bgr_to_rgb))
     assert result['inputs'].is_contiguous(memory_format=torch.channels_last)
     assert result['data_samples'] == dict(captions=captions)
 
