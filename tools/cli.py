@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_config
+from pacl_mmseg.apis.messages import reason_of
 from pacl_mmseg.apis.missing import missing_data
 from pacl_mmseg.engine import shut_down
 
@@ -129,9 +130,6 @@ def run(main: Callable[[], object]) -> None:
     except EXPECTED_ERRORS as error:
         if '--traceback' in sys.argv or not str(error):
             raise
-        message = str(error)
-        if 'Original Traceback' in message:  # from a data worker: its last line says it
-            message = message.strip().splitlines()[-1].partition(': ')[2]
-        sentence = ' '.join(message.split())
+        sentence = ' '.join(reason_of(error).split())
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')
     shut_down()

@@ -14,7 +14,7 @@ from pacl_mmseg.prompts.nearest import did_you_mean
 ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
 # What MMEngine's runner and MMSeg's tools look for in a config.
 _RUNNER_KEYS = (
-    *inspect.signature(Runner.__init__).parameters,
+    *inspect.signature(Runner).parameters,
     *('runner_type', 'tta_model', 'tta_pipeline', 'find_unused_parameters', 'sync_bn'),
     *('model_wrapper_cfg', 'compile', 'custom_imports'),
 )

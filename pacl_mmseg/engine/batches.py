@@ -72,7 +72,7 @@ class EndlessBatches:
             except StopIteration:  # a finite sampler: begin its next epoch
                 self.iterator = None
             except (RuntimeError, OSError, EOFError) as error:
-                if not self._lost_a_worker(error):
+                if not lost_a_worker(self.iterator, error):
                     raise
                 raise DataWorkerKilled(str(error).strip()) from error
             else:
@@ -81,15 +81,6 @@ class EndlessBatches:
             'The data loader gives no batch: the data are fewer than batch_size x '
             'processes, with drop_last=True, or used up, with repeat=False.'
         )
-
-    def _lost_a_worker(self, error: Exception) -> bool:
-        if str(error).startswith('DataLoader worker (pid'):
-            return True
-        # What a dead worker leaves behind can also break the transfer of its batch.
-        workers = getattr(self.iterator, '_workers', ())
-        for worker in workers:
-            worker.join(0.05)
-        return any(worker.exitcode not in (None, 0) for worker in workers)
 
     def to_device(self, batch: Any) -> Any:
         """Give a batch with its images on the device; on a CPU it is the same one."""
@@ -107,6 +98,22 @@ class EndlessBatches:
             copy.record_stream(current)
         single = isinstance(images, torch.Tensor)
         return {**batch, 'inputs': copies[0] if single else copies}
+
+
+def lost_a_worker(iterator: Any, error: Exception | None = None) -> bool:
+    """Whether one of a data loader's workers has died.
+
+    Args:
+        iterator: The data loader's iterator, or None.
+        error: What it raised: what a dead worker leaves behind can also break the
+            transfer of another batch, so that not only PyTorch's own message counts.
+    """
+    if error is not None and str(error).startswith('DataLoader worker (pid'):
+        return True
+    workers = getattr(iterator, '_workers', ())
+    for worker in workers:
+        worker.join(0.05)
+    return any(worker.exitcode not in (None, 0) for worker in workers)
 
 
 class _WorkerSignals:

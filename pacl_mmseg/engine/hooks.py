@@ -161,11 +161,7 @@ class LossWatchHook(RuntimeInfoHook):
         return (
             self.is_last_train_iter(runner)
             or self.every_n_train_iters(runner, getattr(loop, 'val_interval', 0))
-            or any(
-                self.every_n_inner_iters(batch_idx, hook.interval)
-                for hook in runner.hooks
-                if isinstance(hook, (LoggerHook, CheckpointHook))
-            )
+            or _due(runner, batch_idx, LoggerHook, CheckpointHook)
         )
 
     def _check(
@@ -445,11 +441,7 @@ class PretrainHook(Hook):
             waited = fmean(self._waits)
             hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
             hub.update_scalar('train/data_wait', 100 * waited / seconds)
-        if self._timer is not None and any(
-            self.every_n_inner_iters(batch_idx, hook.interval)
-            for hook in runner.hooks
-            if isinstance(hook, LoggerHook)
-        ):
+        if self._timer is not None and _due(runner, batch_idx, LoggerHook):
             for name, value in self._timer.read().items():
                 hub.update_scalar(f'train/phase_{name}', value)
         if self.every_n_train_iters(runner, self.report_interval):
@@ -512,6 +504,15 @@ class PretrainHook(Hook):
             path = Path(runner.work_dir) / 'broken_shards.txt'
             with _unwritten(runner, 'Their names'):
                 path.write_text(''.join(f'{name}\n' for name in broken))
+
+
+def _due(runner: Runner, batch_idx: int, *kinds: type[Hook]) -> bool:
+    """Whether a hook of these kinds acts after this iteration."""
+    return any(
+        hook.every_n_inner_iters(batch_idx, hook.interval)
+        for hook in runner.hooks
+        if isinstance(hook, kinds)
+    )
 
 
 def _samples(batch: dict | None) -> Any:

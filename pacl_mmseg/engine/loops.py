@@ -15,7 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
-from pacl_mmseg.engine.batches import DataWorkerKilled, EndlessBatches
+from pacl_mmseg.engine.batches import (
+    DataWorkerKilled,
+    EndlessBatches,
+    lost_a_worker,
+)
 from pacl_mmseg.engine.checkpoint import last_good, set_random_state
 from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.registry import LOOPS
@@ -208,9 +212,7 @@ class _ValidationBatches:
                         yield batch
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                # What a dead worker leaves behind can also break another transfer.
-                known = str(error).startswith('DataLoader worker (pid')
-                if not _drop_lost_workers(self._dataloader) and not known:
+                if not _drop_lost_workers(self._dataloader, error):
                     raise
                 iteration = self._loop.iter
                 self._loop.count_restart(
@@ -218,17 +220,18 @@ class _ValidationBatches:
                 )
 
 
-def _drop_lost_workers(dataloader: DataLoader) -> bool:
-    """Forget persistent workers, of which one has died; new ones are started then."""
+def _drop_lost_workers(dataloader: DataLoader, error: Exception | None = None) -> bool:
+    """Forget persistent workers, of which one has died; new ones are started then.
+
+    Returns:
+        Whether one has; see :func:`lost_a_worker`.
+    """
     iterator = getattr(dataloader, '_iterator', None)
-    workers = getattr(iterator, '_workers', ())
-    for worker in workers:
-        worker.join(0.05)
-    if all(worker.exitcode is None for worker in workers):
-        return False
-    iterator._shutdown_workers()
-    dataloader._iterator = None
-    return True
+    lost = lost_a_worker(iterator, error)
+    if lost and iterator is not None:
+        iterator._shutdown_workers()
+        dataloader._iterator = None
+    return lost
 
 
 def _save_last_iteration(loop: PretrainLoop) -> str:

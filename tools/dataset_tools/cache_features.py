@@ -17,6 +17,8 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from pacl_mmseg.apis import apply_options, load_config
+from pacl_mmseg.apis.config import typed
+from pacl_mmseg.apis.messages import reason_of
 from pacl_mmseg.datasets.feature_caching import DTYPES, cache_features, check_source
 from pacl_mmseg.registry import MODELS
 
@@ -66,11 +68,9 @@ def find_cached_features(config: Mapping) -> Mapping:
     Raises:
         ValueError: There is none.
     """
-    dataset = (config.get('train_dataloader') or {}).get('dataset')
-    while isinstance(dataset, Mapping):
-        if str(dataset.get('type')).split('.')[-1] == 'CachedFeatures':
-            return dataset
-        dataset = dataset.get('dataset')
+    for name, part in typed(config.get('train_dataloader')):
+        if name == 'CachedFeatures':
+            return part
     raise ValueError(
         'the config does not train from CachedFeatures: see '
         'configs/pacl_vitb16_coco_cached.py for one that does'
@@ -100,10 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             overwrite=args.overwrite,
         )
     except EXPECTED_ERRORS as error:
-        message = str(error)
-        if 'Original Traceback' in message:  # from a data worker: its last line says it
-            message = message.strip().splitlines()[-1].partition(': ')[2]
-        raise SystemExit(f'cache_features: {message}') from error
+        raise SystemExit(f'cache_features: {reason_of(error)}') from error
     except KeyboardInterrupt as error:
         raise SystemExit(
             'cache_features: stopped; run it again to go on (without --overwrite)'
