@@ -8,6 +8,7 @@ from mmengine.config import Config
 from safetensors.torch import load_file
 from webdataset.shardlists import expand_urls
 
+from pacl_mmseg.apis import load_config
 from pacl_mmseg.datasets import PackImageText, SmallWorldSegmentation
 from pacl_mmseg.datasets.small_world import CLASSES, HELD_OUT, SEEN
 from pacl_mmseg.models import PACLBackbone
@@ -46,6 +47,16 @@ def test_types_exist(path):
         evaluators = config.test_evaluator
         for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
             assert metric.type in METRICS
+
+
+def test_a_written_config_reads_back_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', None)  # slow
+    config = load_config(CONFIGS / 'pacl_vitb16_30m.py')
+    config.odd = {
+        'not a name': (), 1: None, 'text': 'a\n"b"\'c\'', 'tuples': [(1,), [{}], ((),)]
+    }  # fmt: skip
+    config.dump(tmp_path / 'config.py')
+    assert load_config(tmp_path / 'config.py').to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: str(p.relative_to(CONFIGS)))

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from pacl_mmseg.apis.config import apply_options, load_config
 from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol
+from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.prompts.nearest import check_name
 
@@ -71,6 +72,7 @@ def compose(
         CONFIGS / '_base_' / 'default_runtime.py',
     ]
     cfg = Config.fromstring(f'_base_ = {[str(path) for path in bases]}\n', '.py')
+    cfg = unformatted(cfg)
     apply_protocol(cfg, protocol, benchmark)
     apply_options(cfg, options)
     return cfg

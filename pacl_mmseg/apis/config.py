@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.prompts.nearest import did_you_mean
 
 ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
@@ -33,7 +34,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         path: Config file, or ``package::file``.
         options: See :func:`apply_options`.
     """
-    config = Config.fromfile(path)
+    config = unformatted(Config.fromfile(path))
     apply_options(config, options)
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import (
     all_gather_object,
@@ -55,6 +57,10 @@ class ContrastivePretrainRunner(Runner):
     random_state_before_val: dict | None = None  # set while validation runs
     _loaded: dict | None = None
     _training = False
+
+    @classmethod
+    def from_cfg(cls, cfg: Config | dict) -> ContrastivePretrainRunner:
+        return super().from_cfg(unformatted(cfg) if isinstance(cfg, Config) else cfg)
 
     def setup_env(self, env_cfg: dict) -> None:
         """As ``Runner.setup_env``; processes on CPUs start here, over gloo.
@@ -291,6 +297,18 @@ class ContrastivePretrainRunner(Runner):
                 f'{batch / self.world_size:g} to keep it.'
             )
         loop.load_state_dict(data, states[self.rank]['random'] if same_layout else None)
+
+
+def unformatted(config: Config) -> Config:
+    """The same config; its text, which can be read back too, skips the formatter yapf.
+
+    yapf takes up to half a second, and MMEngine writes a config's text several times
+    when a run starts, and into each checkpoint. ``format_python_code=False`` is the
+    switch for it, which ``Config.fromfile`` loses (mmengine 0.10).
+    """
+    config = copy.copy(config)
+    object.__setattr__(config, '_format_python_code', False)
+    return config
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

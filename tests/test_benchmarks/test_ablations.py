@@ -97,8 +97,6 @@ def small(ablations, monkeypatch):
         return cfg
 
     monkeypatch.setattr(ablations, 'config_of', smaller)
-    # MMEngine formats the config for people half a dozen times, seconds each.
-    monkeypatch.setattr(Config, 'pretty_text', property(str))
     return ablations
 
 

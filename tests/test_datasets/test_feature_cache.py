@@ -22,6 +22,7 @@ from mmengine.config import Config, ConfigDict
 from PIL import Image
 from safetensors.torch import load_file
 
+from pacl_mmseg.apis import load_config
 from pacl_mmseg.datasets import CachedFeatures, ShuffledDraws, collate_image_text
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.feature_cache import (
@@ -205,7 +206,7 @@ def test_a_grid_that_is_not_square_reaches_the_backbone(tiny_model, scenes, tmp_
 @pytest.fixture
 def run_config(tiny_model, tmp_path) -> Config:
     """Four iterations of the small world's own config, on the tiny CLIP."""
-    config = Config.fromfile(ROOT / 'configs' / 'small_world' / 'pacl.py')
+    config = load_config(ROOT / 'configs' / 'small_world' / 'pacl.py')
     tiny_model.decode_head.pop('vocabulary')
     tiny_model.decode_head.update(dataset_name='small_world')
     tiny_model.type = 'ZeroShotSegmentor'

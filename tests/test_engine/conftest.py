@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from pacl_mmseg.apis import load_config
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def config(tiny_model, tmp_path) -> Config:
     """Six iterations of four scenes of the small world, on the tiny CLIP."""
-    config = Config.fromfile(ROOT / 'configs' / 'small_world' / 'pacl.py')
+    config = load_config(ROOT / 'configs' / 'small_world' / 'pacl.py')
     tiny_model.decode_head.pop('vocabulary')
     tiny_model.decode_head.update(dataset_name='small_world')
     tiny_model.neck.dropout = 0.5  # so that the random state matters
