@@ -30,11 +30,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from pacl_mmseg.apis import load_config
-from pacl_mmseg.apis.results import write_json, write_text
+from pacl_mmseg.benchmark.results import write_json, write_text
 from pacl_mmseg.datasets.feature_cache import META
 from pacl_mmseg.datasets.feature_caching import cache_features
-from pacl_mmseg.prompts.nearest import check_name
 from pacl_mmseg.registry import MODELS, RUNNERS
+from pacl_mmseg.utils.names import check_name
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'small_world'
 BASELINE = 'pacl'

@@ -45,7 +45,7 @@ from mmseg.models import EncoderDecoder
 from PIL import Image
 from torch import nn
 
-from pacl_mmseg.apis.benchmarks import compose
+from pacl_mmseg.benchmark.methods import compose
 from pacl_mmseg.models import ZeroShotSegmentor
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows

@@ -17,11 +17,11 @@ import cli
 from filelock import FileLock, Timeout
 from mmengine.logging import MMLogger
 
-from pacl_mmseg.apis import BENCHMARKS, METHODS, PROTOCOLS, compose
-from pacl_mmseg.apis.benchmark_grid import LAUNCHERS, Cell, Launcher, run_cells
-from pacl_mmseg.apis.benchmark_table import markdown, table_row, write_tables
-from pacl_mmseg.apis.benchmarks import SMALL_WORLD
-from pacl_mmseg.prompts.nearest import check_name
+from pacl_mmseg.benchmark import BENCHMARKS, METHODS, PROTOCOLS, compose
+from pacl_mmseg.benchmark.grid import LAUNCHERS, Cell, Launcher, run_cells
+from pacl_mmseg.benchmark.methods import SMALL_WORLD
+from pacl_mmseg.benchmark.tables import markdown, table_row, write_tables
+from pacl_mmseg.utils.names import check_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

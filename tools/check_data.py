@@ -11,7 +11,7 @@ import cli
 from mmengine.logging import MMLogger
 
 from pacl_mmseg.datasets.preparation import OFFICIAL, check_benchmark
-from pacl_mmseg.prompts.nearest import check_name
+from pacl_mmseg.utils.names import check_name
 
 
 def parse(

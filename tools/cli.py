@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from pacl_mmseg.apis import PROTOCOLS, apply_options, apply_protocol, load_config
+from pacl_mmseg.apis import apply_options, load_config
 from pacl_mmseg.apis.messages import reason_of
-from pacl_mmseg.apis.missing import missing_data
+from pacl_mmseg.benchmark import PROTOCOLS, apply_protocol
+from pacl_mmseg.benchmark.missing import missing_data
 from pacl_mmseg.engine import shut_down
 
 # What bad input raises, as opposed to a mistake in the program.

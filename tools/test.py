@@ -14,8 +14,8 @@ from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from pacl_mmseg.apis import describe_test, evaluation_record, format_protocol
-from pacl_mmseg.apis.results import write_json
+from pacl_mmseg.benchmark import describe_test, evaluation_record, format_protocol
+from pacl_mmseg.benchmark.results import write_json
 from pacl_mmseg.registry import RUNNERS
 
 

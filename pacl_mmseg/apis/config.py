@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from pacl_mmseg.engine.runner import unformatted
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.utils.names import did_you_mean
 
 ENCODERS = ('PACLBackbone', 'OpenCLIPTextEncoder')
 # What MMEngine's runner and MMSeg's tools look for in a config.

@@ -8,7 +8,6 @@ that ``val`` and ``test`` also measure names that were never read. Nothing has t
 be downloaded: a scene is a pure function of ``(seed, split, index, size)``.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
 from pacl_mmseg.registry import DATASETS
+from pacl_mmseg.utils import whole_file
 
 COLOURS = {
     'red': (215, 35, 40),
@@ -386,6 +386,5 @@ def _write_png(path: Path, array: np.ndarray) -> None:
     """Write a PNG such that no other process ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode('.png', array)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_bytes(data.tobytes())

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmseg.evaluation import IoUMetric
 
-from pacl_mmseg.prompts.nearest import did_you_mean
 from pacl_mmseg.registry import METRICS
+from pacl_mmseg.utils.names import did_you_mean
 
 
 @METRICS.register_module()

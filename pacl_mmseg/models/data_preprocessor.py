@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pacl_mmseg.models.frozen import DTYPES
 from pacl_mmseg.models.open_clip_model import preprocess_config
-from pacl_mmseg.prompts.nearest import did_you_mean
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.names import did_you_mean
 
 # Images normalised at once. What is between bytes and result, float32, takes 19 MB at
 # 224 px: that fits in the cache of a large GPU (an H200's has 50 MB), while that of a

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pacl_mmseg.ops.compiled import compiled
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.utils.names import did_you_mean
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 

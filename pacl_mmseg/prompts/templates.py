@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pacl_mmseg.prompts.nearest import did_you_mean
-
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'plain': ('{}',),
     'photo': ('a photo of a {}.',),
@@ -63,10 +61,9 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         if templates in _BORROWED:
             return _BORROWED[templates]()
         names = sorted([*TEMPLATES, *_BORROWED])
-        hint = did_you_mean(templates, names)
         raise ValueError(
-            f'unknown template set {templates!r}; known sets: {", ".join(names)}.'
-            f'{hint} (Give templates of your own as a list.)'
+            f'unknown template set {templates!r}; known sets: {", ".join(names)}. '
+            '(Give templates of your own as a list.)'
         )
     templates = tuple(templates)
     if not templates:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pacl_mmseg.prompts.nearest import did_you_mean
 
 _DATA = Path(__file__).parent
 
@@ -91,10 +90,10 @@ class Vocabulary:
             # One name per class: what mmseg writes is never a synonym list.
             return cls.from_list([[entry] for entry in get_classes(name)])
         known = sorted([*files, *aliases])
-        hint = did_you_mean(name, known)
+        nearest = difflib.get_close_matches(name, known) or known
         raise ValueError(
-            f'no class names are known for dataset {name!r}; known: '
-            f'{", ".join(known)}.{hint}'
+            f'no class names are known for dataset {name!r}, but for '
+            f'{", ".join(nearest)}'
         )
 
 

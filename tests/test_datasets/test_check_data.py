@@ -15,7 +15,7 @@ from miniatures import NAMES, blocks, save
 from mmengine.logging import MMLogger
 from PIL import Image
 
-from pacl_mmseg.apis.protocols import REAL_BENCHMARKS
+from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS
 from pacl_mmseg.datasets.preparation import (
     CONVERTERS,
     OFFICIAL,

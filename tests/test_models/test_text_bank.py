@@ -179,7 +179,8 @@ def test_a_full_disk_costs_a_warning_and_no_second_encoding(
         build_text_bank(encoder, NAMES, TEMPLATES)
         (path,) = cache.glob('*.npz')
         path.unlink()
-        path.with_suffix('.tmp').symlink_to('/dev/full')  # where every write fails
+        part = cache / f'.{os.getpid()}.{path.name}'
+        part.symlink_to('/dev/full')  # where every write fails
         with logged(caplog) as records:
             bank = build_text_bank(encoder, NAMES, TEMPLATES)
     assert calls == [8, 8]

@@ -31,10 +31,9 @@ def test_template_without_exactly_one_place_is_refused(bad):
         get_templates(['a {}', bad])
 
 
-def test_unknown_set_names_all_and_the_nearest():
+def test_unknown_set_names_all():
     with pytest.raises(ValueError) as error:
         get_templates('imagenet8')
     assert all(name in str(error.value) for name in [*TEMPLATES, 'vild'])
-    assert "mean 'imagenet80'" in str(error.value)
     with pytest.raises(ValueError, match='empty'):
         get_templates([])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pacl_mmseg.apis.benchmark_grid import PROGRESS, Launcher, Progress
+from pacl_mmseg.benchmark.grid import PROGRESS, Launcher, Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ['test_dataloader.dataset.num_scenes=12', 'test_dataloader.batch_size=4']

@@ -11,8 +11,8 @@ from mmseg.datasets import BaseSegDataset
 
 from pacl_mmseg.datasets.preparation.official import OFFICIAL
 from pacl_mmseg.paths import CONFIGS
-from pacl_mmseg.prompts.nearest import check_name
 from pacl_mmseg.registry import DATASETS
+from pacl_mmseg.utils.names import check_name
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from mmengine.utils import track_iter_progress, track_progress
 from PIL import Image
 
 from pacl_mmseg.datasets.preparation.layout import has_content
+from pacl_mmseg.utils import whole_file
 
 
 class Job(NamedTuple):
@@ -101,9 +101,8 @@ def write_lines(lines: Sequence[str], target: Path) -> None:
     if target.is_dir():
         raise ValueError(f'{target} is a folder, but should be a file: move it away.')
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(target)
-    unfinished.write_text(''.join(f'{line}\n' for line in lines))
-    os.replace(unfinished, target)
+    with whole_file(target) as part:
+        part.write_text(''.join(f'{line}\n' for line in lines))
 
 
 def _in_processes(
@@ -128,12 +127,6 @@ def _write(draw: Callable[[Any], np.ndarray], job: Job) -> str | None:
         raise
     except (Exception, SystemExit) as error:  # readers raise, or exit, as they please
         return f'{job.target.name}: {type(error).__name__}: {error}'
-    unfinished = _unfinished(job.target)
-    image.save(unfinished)
-    os.replace(unfinished, job.target)
+    with whole_file(job.target) as part:
+        image.save(part)
     return None
-
-
-def _unfinished(target: Path) -> Path:
-    """A hidden file, which MMSeg's datasets overlook."""
-    return target.with_name(f'.unfinished_{target.name}')

@@ -1,7 +1,7 @@
 from .captions import NounPrompt, PickCaption, TokenizeCaption
+from .formatting import PackImageText, collate_image_text
 from .loading import CLIPResizeCrop, LoadPILImage
 from .masks import LoadSegmentationMask
-from .packing import PackImageText, collate_image_text
 
 __all__ = [
     'CLIPResizeCrop',

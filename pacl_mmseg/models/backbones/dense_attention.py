@@ -21,7 +21,7 @@ from pacl_mmseg.models.open_clip_block import (
     project,
     query_key_value,
 )
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.utils.names import did_you_mean
 
 attend = F.scaled_dot_product_attention
 

@@ -14,8 +14,8 @@ from pacl_mmseg.ops import (
     weight_entropy,
 )
 from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, check_options
-from pacl_mmseg.prompts.nearest import did_you_mean
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.names import did_you_mean
 
 POOLINGS = ('pairwise', 'own_caption')
 

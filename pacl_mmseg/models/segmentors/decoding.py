@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pacl_mmseg.models.text_encoders import TextBank
-from pacl_mmseg.prompts.nearest import did_you_mean
+from pacl_mmseg.utils.names import did_you_mean
 
 MODES = ('slide', 'whole')
 RULES = ('none', 'names', 'probability', 'entropy')

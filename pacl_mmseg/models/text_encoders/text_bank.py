@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from pacl_mmseg.models.text_encoders.open_clip_text_encoder import OpenCLIPTextEncoder
 from pacl_mmseg.prompts import Vocabulary
+from pacl_mmseg.utils import whole_file
 
 _VERSION = 1  # of the files, and of what makes embeddings of names and templates
 _PATIENCE = 3600  # seconds to wait for the process that encodes the same bank
@@ -150,10 +151,8 @@ def _cached(path: Path, encode: Callable[[], Tensor]) -> Tensor:
             embeddings = _read(path)  # written while this process waited
             if embeddings is None:
                 embeddings = encode()
-                temporary = path.with_suffix('.tmp')
-                with temporary.open('wb') as file:
-                    np.savez(file, embeddings=embeddings.cpu().numpy())
-                os.replace(temporary, path)
+                with whole_file(path) as part:
+                    np.savez(part, embeddings=embeddings.cpu().numpy())
     except (OSError, NotImplementedError) as error:  # the latter: no locks there
         print_log(
             f'Text embeddings are not kept: {path.parent} cannot be used ({error}); '

@@ -11,8 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from pacl_mmseg.apis import PROTOCOLS, apply_protocol, compose, read_protocol
-from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, format_protocol
+from pacl_mmseg.benchmark import PROTOCOLS, apply_protocol, compose, read_protocol
+from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS, format_protocol
 from pacl_mmseg.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -9,8 +9,9 @@ import json
 import pytest
 from PIL import Image
 
-from pacl_mmseg.apis import BENCHMARKS, METHODS, PROTOCOLS, compose, read_protocol
-from pacl_mmseg.apis.benchmark_table import (
+from pacl_mmseg.benchmark import BENCHMARKS, METHODS, PROTOCOLS, compose, read_protocol
+from pacl_mmseg.benchmark.protocols import read_method
+from pacl_mmseg.benchmark.tables import (
     COLUMNS,
     csv_table,
     find_published,
@@ -19,7 +20,6 @@ from pacl_mmseg.apis.benchmark_table import (
     table_row,
     write_tables,
 )
-from pacl_mmseg.apis.protocols import read_method
 
 
 def record(

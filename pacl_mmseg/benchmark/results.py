@@ -23,8 +23,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from pacl_mmseg.apis.protocols import read_method, read_protocol
+from pacl_mmseg.benchmark.protocols import read_method, read_protocol
 from pacl_mmseg.models.frozen import FrozenModule
+from pacl_mmseg.utils import whole_file
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'open_clip', 'pacl_mmseg')
 # What of a config decides the numbers that testing it gives.
@@ -174,9 +175,8 @@ def encoders(model: nn.Module) -> dict[str, dict[str, str]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding='utf-8')
 
 
 def write_json(path: Path, value: Any) -> None:

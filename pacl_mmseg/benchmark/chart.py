@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacl_mmseg.apis.benchmarks import METHODS
+from pacl_mmseg.benchmark.methods import METHODS
+from pacl_mmseg.utils import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,7 +25,7 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         path: PNG file to write, as a whole.
-        rows: From :func:`pacl_mmseg.apis.benchmark_table.table_row`.
+        rows: From :func:`pacl_mmseg.benchmark.tables.table_row`.
     """
     import matplotlib
 
@@ -78,10 +78,9 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             frameon=False,
             fontsize=8,
         )
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    figure.savefig(temporary, format='png', dpi=150)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=150)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def _style(axes: Axes, title: str, bars: int) -> None:

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import nn
 
-from pacl_mmseg.apis import compose, describe_test
-from pacl_mmseg.apis.results import (
+from pacl_mmseg.benchmark import compose, describe_test
+from pacl_mmseg.benchmark.results import (
     config_sha256,
     encoders,
     file_sha256,

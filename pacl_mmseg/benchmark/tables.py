@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pacl_mmseg.apis.benchmark_chart import draw_chart
-from pacl_mmseg.apis.benchmarks import compose
-from pacl_mmseg.apis.protocols import format_protocol, read_method
-from pacl_mmseg.apis.results import write_json, write_text
+from pacl_mmseg.benchmark.chart import draw_chart
+from pacl_mmseg.benchmark.methods import compose
+from pacl_mmseg.benchmark.protocols import format_protocol, read_method
+from pacl_mmseg.benchmark.results import write_json, write_text
 from pacl_mmseg.datasets.preparation import OFFICIAL
 
 # Key in a row, title of the column, format of its values.

@@ -21,8 +21,8 @@ from pacl_mmseg.apis.config import kind_of, typed
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.prompts import Vocabulary, get_templates
-from pacl_mmseg.prompts.nearest import check_name
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.names import check_name
 
 REAL_BENCHMARKS = (
     'voc20',

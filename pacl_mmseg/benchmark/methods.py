@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.config import Config
 
 from pacl_mmseg.apis.config import apply_options, load_config
-from pacl_mmseg.apis.protocols import REAL_BENCHMARKS, apply_protocol
+from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS, apply_protocol
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.paths import CONFIGS
-from pacl_mmseg.prompts.nearest import check_name
+from pacl_mmseg.utils.names import check_name
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def compose(
         method: One of :data:`METHODS`.
         benchmark: One of :data:`BENCHMARKS`. ``'small_world'`` has the protocol of its
             own configs.
-        protocol: One of :data:`~pacl_mmseg.apis.protocols.PROTOCOLS`.
+        protocol: One of :data:`~pacl_mmseg.benchmark.protocols.PROTOCOLS`.
         options: Changes after that, as ``--cfg-options`` makes them.
 
     Raises:

@@ -21,8 +21,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pacl_mmseg.apis.missing import missing_checkpoint, missing_data, missing_weights
-from pacl_mmseg.apis.results import config_sha256, file_sha256
+from pacl_mmseg.benchmark.missing import (
+    missing_checkpoint,
+    missing_data,
+    missing_weights,
+)
+from pacl_mmseg.benchmark.results import config_sha256, file_sha256
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 # What MMEngine logs while it tests.
@@ -53,7 +57,7 @@ class Cell:
         return f'{self.benchmark} {self.method}'
 
     def missing(self, fetch: bool) -> list[str]:
-        """What it lacks, one sentence each; see :mod:`pacl_mmseg.apis.missing`."""
+        """What it lacks, one sentence each; see :mod:`pacl_mmseg.benchmark.missing`."""
         found = (
             missing_checkpoint(self.method, self.checkpoint),
             missing_data(self.config),

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from pacl_mmseg.apis.benchmarks import METHODS
 from pacl_mmseg.apis.config import kind_of
+from pacl_mmseg.benchmark.methods import METHODS
 from pacl_mmseg.datasets.preparation.layout import has_content, open_dataset
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.registry import DATASETS

@@ -1,0 +1,22 @@
+"""Evaluating methods on benchmarks: protocols, cells, their records and tables."""
+
+from pacl_mmseg.benchmark.methods import BENCHMARKS, METHODS, compose
+from pacl_mmseg.benchmark.protocols import (
+    PROTOCOLS,
+    apply_protocol,
+    format_protocol,
+    read_protocol,
+)
+from pacl_mmseg.benchmark.results import describe_test, evaluation_record
+
+__all__ = [
+    'BENCHMARKS',
+    'METHODS',
+    'PROTOCOLS',
+    'apply_protocol',
+    'compose',
+    'describe_test',
+    'evaluation_record',
+    'format_protocol',
+    'read_protocol',
+]
