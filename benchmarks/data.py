@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import pacl_mmseg  # noqa: F401  (registers the transforms)
 from pacl_mmseg.apis.config import load_config
 from pacl_mmseg.datasets import ImageTextShards, collate_image_text
+from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import TRANSFORMS
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'pacl_vitb16_cc12m.py'
@@ -145,7 +146,8 @@ def readers(config: str, shards: str, batch_size: int) -> dict[str, Reader]:
     cfg = load_config(config)
 
     def ours(**changes: dict) -> Reader:
-        steps = [dict(step) for step in cfg.train_dataloader.dataset.pipeline]
+        dataset = hand_to_transforms(cfg.train_dataloader.dataset, cfg.model)
+        steps = [dict(step) for step in dataset.pipeline]
         for step in steps:
             step.update(changes.get(step['type'], {}))
             if step['type'] == 'NounPrompt':
@@ -155,7 +157,7 @@ def readers(config: str, shards: str, batch_size: int) -> dict[str, Reader]:
     return {
         'open_clip': Reader(
             lambda seconds: open_clip_batches(
-                seconds, shards, batch_size, cfg.encoder['model']
+                seconds, shards, batch_size, cfg.model.encoder['model']
             )
         ),
         'exact': ours(

@@ -47,6 +47,7 @@ from torch import nn
 
 from pacl_mmseg.benchmark.methods import compose
 from pacl_mmseg.models import ZeroShotSegmentor
+from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
@@ -107,7 +108,7 @@ class Evaluation:
 
     def stock(self) -> EncoderDecoder:
         """MMSeg's segmentor of the same modules."""
-        cfg = ConfigDict(self.cfg.model, type='EncoderDecoder')
+        cfg = ConfigDict(hand_over(self.cfg.model), type='EncoderDecoder')
         model = MODELS.build(cfg)
         model.backbone, model.decode_head = self.model.backbone, self.model.decode_head
         return model.eval()
@@ -166,8 +167,8 @@ def medians(
 def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> str:
     """One line of the table."""
     options = {
-        'encoder.pretrained': None,
-        'encoder.dtype': args.dtype,
+        'model.encoder.pretrained': None,
+        'model.encoder.dtype': args.dtype,
         'model.decode_head.templates': 'photo',  # texts are encoded before, once
     }
     cfg = compose(args.method, benchmark, options=options)

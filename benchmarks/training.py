@@ -10,7 +10,7 @@ before, as data workers do. Captions are of random words whose number is log-nor
 distributed with mean 20.2 and standard deviation 16.3 (what Conceptual 12M's authors
 report of its captions). The shorter noun prompts, which in training take the place of
 up to half of the captions, are not among them. Weights are random, unless
-``--cfg-options encoder.pretrained=...`` says otherwise.
+``--cfg-options model.encoder.pretrained=...`` says otherwise.
 
 encoders: the two frozen encoders' forward, alone, on the same batches, images being
     on the device and normalised before.
@@ -95,7 +95,7 @@ class Training:
         self.device = device
         self.model = MODELS.build(cfg.model).to(device).train()
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        size = preprocess_config(cfg.encoder.model)['size']
+        size = preprocess_config(cfg.model.encoder.model)['size']
         images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
         captions = [make_captions(batch_size, seed) for seed in range(CAPTION_SETS)]
         self.tokens = [*map(self.model.decode_head.text_encoder.tokenize, captions)]
@@ -217,9 +217,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     init_default_scope('mmseg')
     options = {
-        'encoder.pretrained': None,
-        'encoder.dtype': args.dtype,
-        'encoder.compile': args.compile,
+        'model.encoder.pretrained': None,
+        'model.encoder.dtype': args.dtype,
+        'model.encoder.compile': args.compile,
     }
     if args.dtype != 'float32':
         options['model.decode_head.compatibility.matmul_dtype'] = args.dtype

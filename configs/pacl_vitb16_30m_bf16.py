@@ -3,10 +3,9 @@
 # weights, similarities and the loss stay float32.
 _base_ = ['pacl_vitb16_30m.py']
 model = dict(
-    data_preprocessor=dict(dtype='bfloat16'),
-    backbone=dict(dtype='bfloat16', compile=True),
+    encoder=dict(dtype='bfloat16', compile=True),
     decode_head=dict(
-        text_encoder=dict(dtype='bfloat16', compile=True, batch_size=1024),
+        text_encoder=dict(batch_size=1024),
         compatibility=dict(matmul_dtype='bfloat16'),
     ),
 )

@@ -1,5 +1,4 @@
-# The recipe of pacl_vitb16_30m.py on CC12M, with CLIP ViT-L/14. Its preprocessing and
-# its tokens are those of ViT-B/16, for which the data config says them.
+# The recipe of pacl_vitb16_30m.py on CC12M, with CLIP ViT-L/14.
 _base_ = [
     '_base_/models/pacl_vitl14.py',
     '_base_/datasets/cc12m.py',

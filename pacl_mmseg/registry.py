@@ -8,6 +8,11 @@ type be named without a prefix in any MMSeg config. A config needs one line::
 Collate functions go into MMEngine's ``FUNCTIONS``; MMSegmentation has none of its own.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from mmengine.registry import FUNCTIONS
 from mmseg.registry import (
     DATA_SAMPLERS,
@@ -30,4 +35,22 @@ __all__ = [
     'MODELS',
     'RUNNERS',
     'TRANSFORMS',
+    'kind_of',
+    'typed',
 ]
+
+
+def typed(node: Any) -> Iterator[tuple[str, dict]]:
+    """Every dict in a config, outermost first, and its type without a scope."""
+    if isinstance(node, dict):
+        yield kind_of(node), node
+        children = node.values()
+    else:
+        children = node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        yield from typed(child)
+
+
+def kind_of(part: Mapping | None) -> str:
+    """The type of a part of a config, without its scope; 'None' if it has none."""
+    return str((part or {}).get('type')).split('.')[-1]

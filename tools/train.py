@@ -12,8 +12,7 @@ import cli
 import torch
 from mmengine.runner import Runner
 
-from pacl_mmseg.apis.config import kind_of
-from pacl_mmseg.registry import RUNNERS
+from pacl_mmseg.registry import RUNNERS, kind_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

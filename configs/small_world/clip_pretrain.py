@@ -9,15 +9,12 @@ _base_ = [
     '../_base_/schedules/pacl.py',
     '../_base_/default_runtime.py',
 ]
-random_weights = dict(pretrained=None)
 model = dict(
-    data_preprocessor=random_weights,
-    backbone=dict(
-        frozen=False, output='projection', output_cls_token=True, **random_weights
-    ),
+    encoder=dict(pretrained=None),  # random weights
+    backbone=dict(frozen=False, output='projection', output_cls_token=True),
     neck=None,
     decode_head=dict(
-        text_encoder=dict(frozen=False, **random_weights),
+        text_encoder=dict(frozen=False),
         compatibility=dict(mode='cls', weight_scale=None),
         loss_decode=dict(learnable=True),
     ),

@@ -6,12 +6,13 @@ _base_ = [
     '../_base_/schedules/pacl.py',
     '../_base_/default_runtime.py',
 ]
+clip = _base_.model.encoder  # a stock segmentor has none: its parts say it
 model = dict(
+    _delete_=True,
     type='EncoderDecoder',
-    test_cfg=dict(_delete_=True, mode='whole'),
-    neck=None,
+    data_preprocessor=dict(type='CLIPDataPreProcessor', **clip),
+    backbone=dict(type='PACLBackbone', output='block', **clip),
     decode_head=dict(
-        _delete_=True,
         type='FCNHead',
         in_channels=128,
         channels=128,
@@ -20,6 +21,8 @@ model = dict(
         dropout_ratio=0,
         num_classes=36,
     ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
 )
 train_dataloader = dict(
     batch_size=32,

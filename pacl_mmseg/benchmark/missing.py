@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from pacl_mmseg.apis.config import kind_of
 from pacl_mmseg.benchmark.methods import METHODS
 from pacl_mmseg.datasets.preparation.layout import has_content, open_dataset
+from pacl_mmseg.models.encoder import hand_over, tower_configs
 from pacl_mmseg.models.open_clip_model import build_open_clip
-from pacl_mmseg.registry import DATASETS
+from pacl_mmseg.registry import DATASETS, kind_of
 
 
 def missing_checkpoint(method: str, checkpoint: str | None) -> str | None:
@@ -82,8 +82,8 @@ def missing_weights(cfg: Config, fetch: bool) -> str | None:
         cfg: Config of a test.
         fetch: Download what is not here yet; if False, that is what is said.
     """
-    backbone = cfg.model.get('backbone') or {}
-    model, weights = backbone.get('model'), backbone.get('pretrained')
+    tower = next(iter(tower_configs(hand_over(cfg.model))), {})
+    model, weights = tower.get('model'), tower.get('pretrained')
     if weights is None or os.path.isfile(os.path.expanduser(weights)):
         return None
     if not isinstance(model, str):
@@ -104,7 +104,8 @@ def _missing_tag(model: str, tag: str, fetch: bool) -> str | None:
     if source and not fetch:
         return (
             f'The {tag!r} weights of {model} are not on this machine yet and will be '
-            'downloaded; without internet access set encoder.pretrained to a file.'
+            'downloaded; without internet access set model.encoder.pretrained to a '
+            'file.'
         )
     try:
         build_open_clip(model, tag)

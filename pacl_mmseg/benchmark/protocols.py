@@ -17,11 +17,11 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from pacl_mmseg.apis.config import kind_of, typed
+from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.prompts import Vocabulary, get_templates
-from pacl_mmseg.registry import MODELS
+from pacl_mmseg.registry import MODELS, kind_of, typed
 from pacl_mmseg.utils.names import check_name
 
 REAL_BENCHMARKS = (
@@ -247,7 +247,7 @@ def read_settings(cfg: Config) -> dict[str, Any]:
     A setting that does not apply (the window of whole-image inference, the templates of
     a head without text) is None.
     """
-    model = _segmentor(cfg)
+    model = hand_over(_segmentor(cfg))
     options = {part: _options(model, part) for part in PARTS}
     settings = {
         name: _in_full(name, _plain(options[part].get(key)))
@@ -300,7 +300,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
     }
     same = [name for name, differs in others.items() if not differs]
     nearest = min(others, key=lambda name: len(others[name]), default=None)
-    backbone = _options(_segmentor(cfg), 'backbone')
+    backbone = _options(hand_over(_segmentor(cfg)), 'backbone')
     if settings['token_stride'] is None and 'model' in backbone:
         patch_size = model_config(backbone['model'])['vision_cfg'].get('patch_size')
         settings['token_stride'] = patch_size

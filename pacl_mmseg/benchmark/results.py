@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from pacl_mmseg.benchmark.protocols import read_method, read_protocol
+from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.utils import whole_file
 
@@ -105,6 +106,7 @@ def config_sha256(cfg: Config) -> str:
     names of classes. Where the data lies and what only makes it faster do not count.
     """
     whole = cfg.to_dict()
+    whole['model'] = hand_over(whole['model'])
     measured = {key: _content(whole.get(key)) for key in MEASURED}
     measured['names'] = read_protocol(cfg)['names_sha256']
     text = json.dumps(measured, sort_keys=True, default=str)

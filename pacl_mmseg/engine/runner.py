@@ -23,6 +23,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model, find_latest_checkpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pacl_mmseg.engine.checkpoint import (
     CheckpointNotWritten,
@@ -32,6 +33,7 @@ from pacl_mmseg.engine.checkpoint import (
 )
 from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
 from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import RUNNERS
 
 
@@ -43,6 +45,8 @@ class ContrastivePretrainRunner(Runner):
     the stock runner does. What it adds:
 
     - it refuses to start when nothing is trainable;
+    - data transforms are told the model's encoder
+      (:func:`~pacl_mmseg.models.encoder.hand_to_transforms`);
     - checkpoints are written to a temporary name and renamed, hold tensors and plain
       values only (``torch.load(..., weights_only=True)``), and carry the data position
       and every rank's random state beside weights, optimizer and schedule;
@@ -61,6 +65,19 @@ class ContrastivePretrainRunner(Runner):
     @classmethod
     def from_cfg(cls, cfg: Config | dict) -> ContrastivePretrainRunner:
         return super().from_cfg(unformatted(cfg) if isinstance(cfg, Config) else cfg)
+
+    def __init__(
+        self,
+        model: nn.Module | dict,
+        work_dir: str,
+        train_dataloader: DataLoader | dict | None = None,
+        val_dataloader: DataLoader | dict | None = None,
+        test_dataloader: DataLoader | dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loaders = train_dataloader, val_dataloader, test_dataloader
+        loaders = [hand_to_transforms(loader, model) for loader in loaders]
+        super().__init__(model, work_dir, *loaders, **kwargs)
 
     def setup_env(self, env_cfg: dict) -> None:
         """As ``Runner.setup_env``; processes on CPUs start here, over gloo.

@@ -30,7 +30,7 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
     batches, lists of images and of data samples, go MMSeg's own way.
 
     Args:
-        model, pretrained: As for :class:`PACLBackbone`; give the same.
+        model, pretrained: As for :class:`PACLBackbone`, and the same.
         dtype: Precision of the images of a batch of pairs, best that of the frozen
             tower: :class:`PACLBackbone` returns tokens in the precision of images. In
             16 bits those of 4096 images at ViT-B/16 take 1.2 GB, in 32 bits 2.5 GB.
@@ -43,6 +43,8 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
     Raises:
         ValueError: Unknown precision.
     """
+
+    encoder_keys = ('model', 'pretrained', 'dtype')
 
     def __init__(
         self,

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.factory import load_checkpoint
 from open_clip.model import CustomTextCLIP
-
-# Models of which one tower is not taken yet, by their key and that tower's name; None
-# outside of `shared_towers`.
-_towers_left: dict[tuple[str, str], CustomTextCLIP] | None = None
 
 
 def model_config(model: str | Mapping) -> dict[str, Any]:
@@ -115,39 +109,6 @@ def build_open_clip(
     return clip
 
 
-@contextmanager
-def shared_towers() -> Iterator[None]:
-    """Within, both towers of a model come from one that is built once.
-
-    Each tower is given to one taker, so that no two share weights. What nobody took is
-    released at the end.
-    """
-    global _towers_left
-    outer, _towers_left = _towers_left, {}
-    try:
-        yield
-    finally:
-        _towers_left = outer
-
-
-def take_tower(
-    tower: str, model: str | Mapping, pretrained: str | None = None, init_seed: int = 0
-) -> CustomTextCLIP:
-    """As :func:`build_open_clip`, for a caller that keeps one tower of the model.
-
-    Args:
-        tower: ``'visual'`` or ``'text'``.
-    """
-    key = json.dumps([model, pretrained, init_seed], sort_keys=True, default=str)
-    clip = (_towers_left or {}).pop((key, tower), None)
-    if clip is None:
-        clip = build_open_clip(model, pretrained, init_seed)
-        if _towers_left is not None:
-            other = {'visual': 'text', 'text': 'visual'}[tower]
-            _towers_left[key, other] = clip
-    return clip
-
-
 def build_tokenizer(model: str | Mapping) -> Callable[[list[str]], torch.Tensor]:
     """The tokenizer of an open_clip model.
 
@@ -163,6 +124,16 @@ def build_tokenizer(model: str | Mapping) -> Callable[[list[str]], torch.Tensor]
     return open_clip.SimpleTokenizer(
         context_length=config['text_cfg'].get('context_length', 77)
     )
+
+
+def check_named(transform: object, model: str | Mapping | None) -> None:
+    """Complain about a data transform that was not told for which model it works."""
+    if model is None:
+        raise ValueError(
+            f'{type(transform).__name__} prepares data for an open_clip model: run the '
+            "config by runner_type='ContrastivePretrainRunner', which gives it that of "
+            'model.encoder, or set its `model`.'
+        )
 
 
 def describe(model: str | Mapping, pretrained: str | None, init_seed: int) -> str:

@@ -165,8 +165,8 @@ def test_the_hash_is_of_the_names():
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 def test_models_are_built_and_segment_as_written(protocol, tiny_clip):
     options = {
-        'encoder.model': dict(tiny_clip, _delete_=True),
-        'encoder.pretrained': None,
+        'model.encoder.model': dict(tiny_clip, _delete_=True),
+        'model.encoder.pretrained': None,
         'model.decode_head.templates': 'plain',
     }
     config = compose('clip', 'voc21', protocol, options)

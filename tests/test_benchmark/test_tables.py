@@ -96,7 +96,7 @@ def test_difference_under_the_same_protocol_alone(rows):
 
 
 def test_no_difference_where_something_else_was_measured():
-    weights = {'encoder.pretrained': 'other.pt'}
+    weights = {'model.encoder.pretrained': 'other.pt'}
     row = table_row('sclip', 'voc21', record('sclip', 59.0, options=weights), None)
     assert (row['published_mIoU'], row['difference']) == (59.63, None)
     assert 'with ViT-B-16-quickgelu (openai)' in row['notes']['published_mIoU']

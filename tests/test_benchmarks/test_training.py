@@ -37,7 +37,7 @@ def test_every_set_of_captions_is_another(training):
 def test_it_measures_steps_that_train(training, capsys):
     cfg = load_config(
         str(ROOT / 'configs' / 'small_world' / 'pacl.py'),
-        {'encoder.pretrained': None, 'encoder.dtype': 'bfloat16'},
+        {'model.encoder.pretrained': None, 'model.encoder.dtype': 'bfloat16'},
     )
     steps = training.Training(cfg, 4, torch.device('cpu'))
     before = [p.clone() for p in steps.model.neck.parameters()]

@@ -37,13 +37,13 @@ def segment(
     logit_scale: float = recipe.LOGIT_SCALE,
 ) -> SegDataSample:
     encoder = dict(model=recipe.ARCHITECTURE, pretrained=weights)
-    backbone = dict(type='PACLBackbone', output='projection', **backbone, **encoder)
     config = ConfigDict(
         type='ZeroShotSegmentor',
-        backbone=backbone,
+        encoder=encoder,
+        backbone=dict(type='PACLBackbone', output='projection', **backbone),
         decode_head=dict(
             type='ZeroShotTextHead',
-            text_encoder=dict(type='OpenCLIPTextEncoder', **encoder),
+            text_encoder=dict(type='OpenCLIPTextEncoder'),
             vocabulary=vocabulary,
             templates='imagenet80',
             logit_scale=logit_scale,

@@ -144,7 +144,7 @@ def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
     junk = ['--checkpoint', str(tmp_path / 'no.pth')]
     with pytest.raises(ValueError, match='There is no checkpoint .*no.pth'):
         benchmark([*arguments(tmp_path / 'run', 'pacl'), *junk])
-    weights = ['encoder.pretrained=no.safetensors']
+    weights = ['model.encoder.pretrained=no.safetensors']
     with pytest.raises(ValueError, match='There is no weights file no.safetensors'):
         benchmark([*arguments(tmp_path / 'run', 'clip'), *weights])
     assert not (tmp_path / 'run').exists()

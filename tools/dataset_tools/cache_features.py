@@ -3,8 +3,8 @@
 python tools/dataset_tools/cache_features.py configs/pacl_vitb16_coco_cached.py
 
 Run again, it goes on where it was stopped, and writes damaged files anew. The encoders
-run in the precision that the config gives them (encoder.dtype), never under autocast:
-train from the cache with the same one.
+run in the precision that the config gives them (model.encoder.dtype), never under
+autocast: train from the cache with the same one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from pacl_mmseg.apis import apply_options, load_config
-from pacl_mmseg.apis.config import typed
 from pacl_mmseg.apis.messages import reason_of
 from pacl_mmseg.datasets.feature_caching import DTYPES, cache_features, check_source
-from pacl_mmseg.registry import MODELS
+from pacl_mmseg.models.encoder import hand_to_transforms
+from pacl_mmseg.registry import MODELS, typed
 
 EXPECTED_ERRORS = (OSError, RuntimeError, ValueError, ImportError, TypeError, KeyError)
 
@@ -83,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = load_config(args.config)
         apply_options(config, args.cfg_options)
         init_default_scope(config.get('default_scope', 'mmseg'))
+        config.train_dataloader = hand_to_transforms(
+            config.get('train_dataloader'), config.model
+        )
         cached = find_cached_features(config)
         source, root = cached.get('source'), args.out or cached.get('root')
         if not root:

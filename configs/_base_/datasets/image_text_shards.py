@@ -8,14 +8,9 @@ train_pipeline = [
     dict(type='PickCaption'),
     dict(type='NounPrompt', prob=0.5, templates='pacl7'),
     # `backend='pillow'` is open_clip's pixel for pixel, and several times slower.
-    dict(
-        type='CLIPResizeCrop',
-        model='ViT-B-16-quickgelu',
-        pretrained='openai',
-        crop='center',
-        backend='torch',
-    ),
-    dict(type='TokenizeCaption', model='ViT-B-16-quickgelu'),
+    # This step and the next go by model.encoder.
+    dict(type='CLIPResizeCrop', crop='center', backend='torch'),
+    dict(type='TokenizeCaption'),
     dict(type='PackImageText'),
 ]
 train_dataloader = dict(

@@ -1,19 +1,18 @@
-# PACL on CLIP ViT-B/16. The encoder is stated once; with --cfg-options,
-# `encoder.pretrained=/path/to/weights` reaches every part.
-# So do `encoder.dtype=bfloat16`, the precision of the frozen towers and of the images
-# in training, and `encoder.compile=True`. How many images and texts a tower encodes at
-# once, model.backbone.batch_size and model.decode_head.text_encoder.batch_size, bounds
-# memory and changes nothing else.
-encoder = dict(model='ViT-B-16-quickgelu', pretrained='openai')
-
+# PACL on CLIP ViT-B/16. The encoder is said once, and reaches every part: also
+# `model.encoder.pretrained=/path/to/weights`, `model.encoder.dtype=bfloat16`, the
+# precision of the frozen towers and of the images in training, and
+# `model.encoder.compile=True`. How many images and texts a tower encodes at once,
+# model.backbone.batch_size and model.decode_head.text_encoder.batch_size, bounds memory
+# and changes nothing else.
 model = dict(
     type='ZeroShotSegmentor',
-    data_preprocessor=dict(type='CLIPDataPreProcessor', mixed_sizes=True, **encoder),
-    backbone=dict(type='PACLBackbone', output='block', **encoder),
+    encoder=dict(model='ViT-B-16-quickgelu', pretrained='openai'),
+    data_preprocessor=dict(type='CLIPDataPreProcessor', mixed_sizes=True),
+    backbone=dict(type='PACLBackbone', output='block'),
     neck=dict(type='PatchEmbedder', in_channels=768, out_channels=512),
     decode_head=dict(
         type='ZeroShotTextHead',
-        text_encoder=dict(type='OpenCLIPTextEncoder', **encoder),
+        text_encoder=dict(type='OpenCLIPTextEncoder'),
         dataset_name='voc20',
         templates='imagenet80',  # when testing, as most published figures
         # The paper's temperatures are not known for certain: 1 inside the softmax

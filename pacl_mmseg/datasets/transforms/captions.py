@@ -9,7 +9,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.models.open_clip_model import build_tokenizer
+from pacl_mmseg.models.open_clip_model import build_tokenizer, check_named
 from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import TRANSFORMS
 
@@ -169,17 +169,22 @@ class TokenizeCaption(BaseTransform):
     Added keys: ``text_tokens`` (int64 tensor, context length).
 
     Args:
-        model (str | dict): An open_clip model name, or an architecture given as a
-            dict; give the text encoder's.
+        model (str | dict, optional): An open_clip model name, or an architecture given
+            as a dict. ``ContrastivePretrainRunner`` gives that of the model's encoder.
         max_words (int): open_clip's own tokenizer remembers the tokens of every word
             it has met, which over web captions never ends; it is made to forget them
             once there are so many. Defaults to 200000, some 30 MB a worker.
 
     Raises:
-        ValueError: If the model is unknown.
+        ValueError: If the model is unknown, or nobody named one.
     """
 
-    def __init__(self, model: str | Mapping, max_words: int = 200_000) -> None:
+    encoder_keys = ('model',)
+
+    def __init__(
+        self, model: str | Mapping | None = None, max_words: int = 200_000
+    ) -> None:
+        check_named(self, model)
         self.tokenizer = build_tokenizer(model)
         self.max_words = max_words
         self._words: dict[str, str] = getattr(self.tokenizer, 'cache', {})

@@ -22,7 +22,7 @@ from torchvision.transforms import CenterCrop, Normalize, RandomResizedCrop, Res
 from torchvision.transforms.v2 import functional
 
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.models.open_clip_model import preprocess_config
+from pacl_mmseg.models.open_clip_model import check_named, preprocess_config
 from pacl_mmseg.registry import TRANSFORMS
 
 
@@ -178,8 +178,9 @@ class CLIPResizeCrop(BaseTransform):
     Modified keys: ``img`` (BGR; a view of RGB memory), ``img_shape``.
 
     Args:
-        model (str | dict): An open_clip model name, or an architecture given as
-            a dict as in open_clip's ``model_configs``.
+        model (str | dict, optional): An open_clip model name, or an architecture given
+            as a dict as in open_clip's ``model_configs``. It and ``pretrained`` are
+            given by ``ContrastivePretrainRunner``: those of the model's encoder.
         pretrained (str, optional): The tag of the model's weights, which may
             bring its own interpolation and resize mode.
         crop (str): ``'center'`` for open_clip's evaluation transform, or
@@ -196,18 +197,21 @@ class CLIPResizeCrop(BaseTransform):
             Defaults to ``'pillow'``.
 
     Raises:
-        ValueError: If the model, the kind of crop or the backend is unknown, or the
-            backend cannot resize as the model asks.
+        ValueError: If the model, the kind of crop or the backend is unknown, or nobody
+            named a model, or the backend cannot resize as it asks.
     """
+
+    encoder_keys = ('model', 'pretrained')
 
     def __init__(
         self,
-        model: str | Mapping,
+        model: str | Mapping | None = None,
         pretrained: str | None = None,
         crop: str = 'center',
         scale: tuple[float, float] = (0.9, 1.0),
         backend: str = 'pillow',
     ) -> None:
+        check_named(self, model)
         if crop not in ('center', 'random'):
             raise ValueError(f"crop must be 'center' or 'random', got {crop!r}")
         if backend not in ('pillow', 'torch'):

@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from open_clip.model import CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
+from pacl_mmseg.models.encoder import ENCODER_KEYS
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.models.open_clip_block import block_runner, call_block
-from pacl_mmseg.models.open_clip_model import describe, take_tower
+from pacl_mmseg.models.open_clip_model import build_open_clip, describe
 from pacl_mmseg.registry import MODELS
 
 OUTPUTS = ('block', 'norm', 'projection')
@@ -64,6 +66,8 @@ class PACLBackbone(FrozenModule):
             parts. It bounds what the activations take: the widest of ViT-B/16 at 224
             px have 197 x 3072 values per image, 0.6 GB for 512 images in 16 bits,
             while its matrix products still have 100,000 rows.
+        clip: The open_clip model that the first three describe, where it is built
+            already.
 
     Attributes:
         token_grid: ``(h, w)`` of tokens given in place of images, where it is neither
@@ -72,6 +76,8 @@ class PACLBackbone(FrozenModule):
     Raises:
         ValueError: Bad option, or a model without an open_clip ViT vision tower.
     """
+
+    encoder_keys = ENCODER_KEYS
 
     def __init__(
         self,
@@ -89,6 +95,7 @@ class PACLBackbone(FrozenModule):
         dtype: str = 'float32',
         compile: bool = False,
         batch_size: int = 512,
+        clip: CustomTextCLIP | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
@@ -103,7 +110,7 @@ class PACLBackbone(FrozenModule):
         if batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, not {batch_size}.')
         self._description = describe(model, pretrained, init_seed)
-        self.visual = take_tower('visual', model, pretrained, init_seed).visual
+        self.visual = (clip or build_open_clip(model, pretrained, init_seed)).visual
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError(
                 f'{self._description} has a {type(self.visual).__name__} vision tower; '

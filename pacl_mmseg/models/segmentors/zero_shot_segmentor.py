@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.structures import PixelData
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.decode_heads import ZeroShotTextHead
-from pacl_mmseg.models.open_clip_model import shared_towers
+from pacl_mmseg.models.encoder import IDENTITY, hand_over, tower_configs
+from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
@@ -36,6 +37,10 @@ class ZeroShotSegmentor(EncoderDecoder):
     resolution.
 
     Args:
+        encoder: ``model``, ``pretrained``, ``init_seed``, ``dtype`` and ``compile`` of
+            an open_clip model, as :class:`PACLBackbone` takes them. It is built once,
+            and data preprocessor, backbone and text encoder, where they are those of
+            this package, get all of that and say no other. None: each says its own.
         **kwargs: As for ``EncoderDecoder``. ``test_cfg``, beside MMSeg's ``mode``,
             ``crop_size`` and ``stride``, takes:
 
@@ -55,12 +60,18 @@ class ZeroShotSegmentor(EncoderDecoder):
               full resolution, which test-time augmentation averages.
 
     Raises:
-        ValueError: Unknown or bad option of ``test_cfg``, or another head.
+        ValueError: Unknown or bad option of ``test_cfg``, or another head; or an
+            ``encoder`` that does not reach the parts
+            (:func:`~pacl_mmseg.models.encoder.hand_over`).
     """
 
-    def __init__(self, **kwargs) -> None:
-        with shared_towers():
-            super().__init__(**kwargs)
+    def __init__(self, encoder: Mapping | None = None, **kwargs) -> None:
+        kwargs = hand_over(dict(kwargs, encoder=encoder))
+        if encoder is not None:
+            clip = build_open_clip(**{k: encoder[k] for k in IDENTITY if k in encoder})
+            for tower in tower_configs(kwargs):
+                tower['clip'] = clip
+        super().__init__(**kwargs)
         Decoding.from_test_cfg(self.test_cfg)  # complain now, not when testing
         if not isinstance(self.decode_head, ZeroShotTextHead):
             raise ValueError(

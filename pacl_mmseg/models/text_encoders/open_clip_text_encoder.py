@@ -6,18 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from open_clip.model import CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pacl_mmseg.models.encoder import ENCODER_KEYS
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.models.open_clip_block import block_runner
 from pacl_mmseg.models.open_clip_model import (
+    build_open_clip,
     build_tokenizer,
     describe,
     model_config,
-    take_tower,
 )
 from pacl_mmseg.registry import MODELS
 
@@ -39,13 +41,16 @@ class OpenCLIPTextEncoder(FrozenModule):
     longest, with the same result; a tower of another kind gets its full context length.
 
     Args:
-        model, pretrained, init_seed: As for :class:`PACLBackbone`; give the same.
+        model, pretrained, init_seed: As for :class:`PACLBackbone`, and the same.
         frozen: If False the tower trains.
         dtype: Precision of the frozen tower.
         compile: Compile the frozen tower's blocks; see :class:`PACLBackbone`.
         batch_size: Texts of full length encoded at once; of shorter ones, as many as
             have as many tokens.
+        clip: The open_clip model itself; see :class:`PACLBackbone`.
     """
+
+    encoder_keys = ENCODER_KEYS
 
     def __init__(
         self,
@@ -56,10 +61,11 @@ class OpenCLIPTextEncoder(FrozenModule):
         dtype: str = 'float32',
         compile: bool = False,
         batch_size: int = 256,
+        clip: CustomTextCLIP | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
-        clip = take_tower('text', model, pretrained, init_seed)
+        clip = clip or build_open_clip(model, pretrained, init_seed)
         self.architecture = model_config(model)
         self._description = describe(model, pretrained, init_seed)
         self.text = clip.text

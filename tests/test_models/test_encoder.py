@@ -1,0 +1,230 @@
+"""A model's encoder: whoever sets it, however, it is in force in every part."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.apis import MMSegInferencer, init_model
+from open_clip.model import CustomTextCLIP
+
+from pacl_mmseg.apis import load_config
+from pacl_mmseg.models.encoder import hand_over, hand_to_transforms
+from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.registry import MODELS
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+OTHER = dict(
+    embed_dim=24,
+    vision_cfg=dict(image_size=48, patch_size=8, width=32, layers=1, head_width=16),
+    text_cfg=dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=1),
+)
+
+
+@pytest.fixture
+def ours(tiny_model, tiny_clip):
+    """The tiny model with its encoder said once."""
+    for part in (
+        tiny_model.data_preprocessor,
+        tiny_model.backbone,
+        tiny_model.decode_head.text_encoder,
+    ):
+        del part['model'], part['pretrained']
+    tiny_model.update(type='ZeroShotSegmentor', encoder=dict(model=tiny_clip))
+    return tiny_model
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp('weights') / 'other.pt'
+    torch.save(build_open_clip(OTHER, init_seed=7).state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def config(ours, tmp_path) -> Path:
+    """A config file of it that can segment an image file."""
+    cfg = Config(dict(default_scope='mmseg', model=ours.to_dict()))
+    cfg.custom_imports = dict(imports=['pacl_mmseg'], allow_failed_imports=False)
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
+    cfg.test_dataloader = dict(dataset=dict(pipeline=pipeline))
+    cfg.visualizer = dict(type='SegLocalVisualizer')
+    cfg.dump(tmp_path / 'config.py')
+    return tmp_path / 'config.py'
+
+
+def child(config: Path, text: str) -> Path:
+    path = config.with_name('child.py')
+    path.write_text(f"_base_ = ['config.py']\n{text}\n")
+    return path
+
+
+def build(cfg: Config) -> torch.nn.Module:
+    return MODELS.build(cfg.model)
+
+
+def by_child(config, changes):
+    return build(load_config(child(config, f'model = dict(encoder=dict(**{changes}))')))
+
+
+def by_delete(config, changes):
+    whole = {**changes, '_delete_': True}
+    return build(load_config(child(config, f'model = dict(encoder=dict(**{whole}))')))
+
+
+def options(changes):
+    return {f'model.encoder.{key}': value for key, value in changes.items()}
+
+
+def by_cfg_options(config, changes):
+    return build(load_config(config, options(changes)))
+
+
+def by_merge_from_dict(config, changes):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options(changes))
+    return build(cfg)
+
+
+def by_init_model(config, changes):
+    return init_model(str(config), device='cpu', cfg_options=options(changes))
+
+
+def by_inferencer(config, changes):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options(changes))
+    return MMSegInferencer(cfg, device='cpu').model
+
+
+WAYS = [
+    *(by_child, by_delete, by_cfg_options),
+    *(by_merge_from_dict, by_init_model, by_inferencer),
+]
+
+
+@pytest.mark.parametrize('what', ['weights', 'model', 'dtype'])
+@pytest.mark.parametrize('way', WAYS, ids=lambda way: way.__name__)
+@pytest.mark.filterwarnings('ignore:Checkpoint is not loaded')
+def test_it_is_in_force_in_every_part(way, what, config, tiny_clip, weights):
+    changes = dict(
+        weights=dict(model=dict(OTHER, _delete_=True), pretrained=weights),
+        model=dict(model=dict(OTHER, _delete_=True), init_seed=3),
+        dtype=dict(dtype='bfloat16'),
+    )[what]
+    architecture = tiny_clip if what == 'dtype' and way is not by_delete else OTHER
+    if way is by_delete:  # there `model` replaces nothing
+        changes['model'] = OTHER
+    seed = changes.get('init_seed', 0)
+    expected = build_open_clip(architecture, changes.get('pretrained'), seed)
+    model = way(config, changes)
+    dtype = torch.bfloat16 if what == 'dtype' else torch.float32
+    for mine, theirs in (
+        (model.backbone.visual, expected.visual),
+        (model.decode_head.text_encoder.text, expected.text),
+    ):
+        theirs = theirs.to(dtype).state_dict()
+        assert mine.state_dict().keys() == theirs.keys()
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, theirs[name])
+    assert model.data_preprocessor.dtype == dtype
+    length = architecture['text_cfg']['context_length']
+    assert model.decode_head.text_encoder.tokenize(['a']).shape == (1, length)
+
+
+def test_the_old_name_is_refused(config, ours):
+    with pytest.raises(ValueError, match=r'encoder.dtype: its name is model.encoder.d'):
+        load_config(config, {'encoder.dtype': 'bfloat16'})
+    with pytest.raises(ValueError, match=r'top-level `encoder`.*model = dict\(encoder'):
+        load_config(child(config, "encoder = dict(pretrained='mine.pt')"))
+
+
+@pytest.mark.parametrize('place', ['data_preprocessor', 'backbone', 'decode_head'])
+def test_a_part_that_says_another_is_refused(ours, place):
+    part = ours[place]
+    part = part.get('text_encoder', part)
+    part.pretrained = None  # equal
+    hand_over(ours)
+    part.pretrained = 'mine.pt'
+    with pytest.raises(ValueError, match=f'{place}.*mine.pt.*set model.encoder.pre'):
+        MODELS.build(ours)
+
+
+def test_other_mistakes(ours):
+    with pytest.raises(ValueError, match="'pretraned'.*Did you mean 'pretrained'"):
+        MODELS.build(dict(ours, encoder=dict(ours.encoder, pretraned='openai')))
+    lone = dict(type='ZeroShotSegmentor', encoder=dict(model='ViT-B-16'))
+    with pytest.raises(ValueError, match='reaches no part'):
+        hand_over(dict(lone, backbone=dict(type='ResNetV1c', depth=18)))
+
+
+@pytest.mark.parametrize('place', ['data_preprocessor', 'backbone', 'decode_head'])
+def test_unequal_encoders_of_a_stock_segmentor_are_refused(tiny_model, place, tmp_path):
+    hand_over(tiny_model)
+    part = tiny_model[place]
+    part.get('text_encoder', part).pretrained = 'mine.pt'
+    Config(dict(model=tiny_model.to_dict())).dump(tmp_path / 'config.py')
+    with pytest.raises(ValueError, match="pretrained='mine.pt'|'mine.pt': both need"):
+        load_config(tmp_path / 'config.py')
+
+
+def test_a_stock_segmentor_has_no_encoder(config):
+    with pytest.raises(ValueError, match='model.encoder is for a ZeroShotSegmentor'):
+        load_config(config, {'model.type': 'EncoderDecoder'})
+    # But is built from what ours hands over, and equal.
+    cfg = load_config(config)
+    stock = MODELS.build(dict(hand_over(cfg.model), type='EncoderDecoder'))
+    model = build(cfg)
+    assert stock.backbone.fingerprint() == model.backbone.fingerprint()
+
+
+def test_under_another_backbone_it_is_the_texts(ours):
+    ours.backbone = dict(
+        type='FrozenBackbone',
+        backbone=dict(type='ResNetV1c', depth=18, base_channels=6, out_indices=(3,)),
+    )
+    ours.neck.in_channels = 48
+    ours.encoder.dtype = 'bfloat16'
+    model = MODELS.build(ours).eval()
+    assert model.decode_head.text_encoder.text.ln_final.weight.dtype == torch.bfloat16
+    assert model.data_preprocessor.dtype == torch.float32  # of another encoder
+    data = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8)])
+    (result,) = model.predict(model.data_preprocessor(data)['inputs'])
+    assert result.pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def test_it_is_built_once_and_only_the_towers_are_kept(ours, monkeypatch):
+    built = []
+    original = CustomTextCLIP.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        built.append(weakref.ref(self))
+
+    monkeypatch.setattr(CustomTextCLIP, '__init__', init)
+    before = copy.deepcopy(ours)
+    model = MODELS.build(ours)
+    assert ours == before  # what is written beside checkpoints
+    gc.collect()
+    assert len(built) == 1 and built[0]() is None
+    assert model.backbone.description == model.decode_head.text_encoder.description
+
+
+def test_transforms_take_it_or_are_checked():
+    cfg = load_config(CONFIGS / 'pacl_vitl14_cc12m.py')
+    steps = hand_to_transforms(cfg.train_dataloader, cfg.model).dataset.pipeline
+    crop, tokens = steps[-3:-1]
+    assert (crop.model, crop.pretrained) == ('ViT-L-14-quickgelu', 'openai')
+    assert tokens.model == 'ViT-L-14-quickgelu'
+    assert 'model' not in cfg.train_dataloader.dataset.pipeline[-2]  # a copy
+    cfg.train_dataloader.dataset.pipeline[-2].model = 'ViT-B-16-quickgelu'
+    with pytest.raises(ValueError, match='TokenizeCaption says model=.*leave it out'):
+        hand_to_transforms(cfg.train_dataloader, cfg.model)
+    # A stock segmentor's parts say it.
+    stock = dict(hand_over(cfg.model), type='EncoderDecoder')
+    cfg.train_dataloader.dataset.pipeline[-2].pop('model')
+    assert hand_to_transforms(cfg.train_dataloader, stock).dataset.pipeline == steps
