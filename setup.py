@@ -55,10 +55,12 @@ setup(
     cmdclass=dict(build_py=BuildWithMim),
     install_requires=[
         'torch>=2.5',  # register_state_dict_post_hook, safe_globals
-        'torchvision',
+        'torchvision<0.30',  # 0.29 deprecates its JPEG decoder
         'numpy',
         'Pillow',
-        'open_clip_torch>=3.0',  # vision and text towers, tokenizers
+        # Vision and text towers, tokenizers. The next major version replaces
+        # nn.MultiheadAttention, which models/open_clip_block.py takes apart.
+        'open_clip_torch>=3.0,<4',
         'ftfy',  # MMSeg's tokenizer, caption cleaning
         'regex',  # MMSeg's tokenizer
         'webdataset>=1.0',  # tar shards: the format of img2dataset's CC3M/CC12M/YFCC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 
 from open_clip.transformer import ResidualAttentionBlock
@@ -12,9 +13,17 @@ from torch.nn import functional as F
 def block_runner(blocks: Iterable[nn.Module]) -> Callable[..., Tensor]:
     """What runs each of the blocks: :func:`run_block`, or they are called.
 
-    Called are blocks that are not CLIP's own; those have attention of many kinds.
+    Called, with a warning, are blocks that are not CLIP's own; those have attention of
+    many kinds.
     """
-    return run_block if all(map(is_plain, blocks)) else call_block
+    if all(map(is_plain, blocks)):
+        return run_block
+    warnings.warn(
+        "This open_clip model has other blocks than CLIP's own: they run by "
+        "open_clip's forward, which takes longer.",
+        stacklevel=2,
+    )
+    return call_block
 
 
 def is_plain(block: nn.Module) -> bool:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
-from open_clip.model import CustomTextCLIP
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer
+
+from pacl_mmseg.models.open_clip_weights import load_weights
+from pacl_mmseg.utils.names import check_name
+
+# What open_clip knows of an architecture and no part here goes by, and why.
+_WITHOUT_EFFECT = dict(
+    patch_dropout='every patch is encoded',
+    output_tokens='tokens are taken from the blocks',
+    output_dict='towers run apart',
+    cast_dtype='dtype says the precision',
+    init_logit_bias='scores are cosines',
+)
 
 
 def model_config(model: str | Mapping) -> dict[str, Any]:
@@ -22,10 +35,14 @@ def model_config(model: str | Mapping) -> dict[str, Any]:
             ``model_configs/*.json`` hold).
 
     Raises:
-        ValueError: The name is unknown; the message gives the nearest one.
+        ValueError: The name is unknown; the message gives the nearest one. Or the
+            architecture lacks a part, or has a setting that nothing here goes by.
     """
     if isinstance(model, Mapping):
-        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in model.items()}
+        config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in model.items()}
+        config.pop('custom_text', None)  # here towers always are apart
+        _check_architecture(config)
+        return config
     config = open_clip.get_model_config(model)
     if config is None:
         near = difflib.get_close_matches(model, open_clip.list_models(), n=1)
@@ -94,17 +111,16 @@ def build_open_clip(
                 model, force_custom_text=True, pretrained_text=False
             )
         else:
-            config.pop('custom_text', None)
             clip = CustomTextCLIP(**config)
     if is_file:
         try:
-            load_checkpoint(clip, os.path.expanduser(pretrained))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            load_weights(clip, os.path.expanduser(pretrained))
+        except Exception as error:  # damaged files raise nearly anything
+            reason = str(error).strip() or type(error).__name__
             raise RuntimeError(
-                f'{pretrained} does not hold weights of {name} ({reason}); give the '
-                'weights file that belongs to this model, or the model that belongs to '
-                "the file (OpenAI's weights need a '-quickgelu' model)."
+                f'{pretrained} does not hold weights of {name}: '
+                f'{reason.splitlines()[0].rstrip(".")}. Give the weights file that '
+                'belongs to this model, or the model that belongs to the file.'
             ) from error
     return clip
 
@@ -121,9 +137,13 @@ def build_tokenizer(model: str | Mapping) -> Callable[[list[str]], torch.Tensor]
     config = model_config(model)
     if isinstance(model, str):
         return open_clip.get_tokenizer(model)
-    return open_clip.SimpleTokenizer(
-        context_length=config['text_cfg'].get('context_length', 77)
-    )
+    text = config['text_cfg']
+    options = dict(text.get('tokenizer_kwargs') or {})
+    options['context_length'] = text.get('context_length', 77)
+    if text.get('hf_tokenizer_name'):
+        mode = text.get('tokenizer_mode')
+        return HFTokenizer(text['hf_tokenizer_name'], tokenizer_mode=mode, **options)
+    return open_clip.SimpleTokenizer(**options)
 
 
 def check_named(transform: object, model: str | Mapping | None) -> None:
@@ -141,6 +161,27 @@ def describe(model: str | Mapping, pretrained: str | None, init_seed: int) -> st
     name = model if isinstance(model, str) else 'inline architecture'
     weights = f'random weights, seed {init_seed}' if pretrained is None else pretrained
     return f'{name} ({os.path.normpath(weights)})'
+
+
+def _check_architecture(config: Mapping) -> None:
+    parts = {
+        'an architecture': (config, inspect.signature(CustomTextCLIP).parameters),
+        'vision_cfg': (config.get('vision_cfg'), CLIPVisionCfg.__dataclass_fields__),
+        'text_cfg': (config.get('text_cfg'), CLIPTextCfg.__dataclass_fields__),
+    }
+    for part, (settings, known) in parts.items():
+        if not isinstance(settings, Mapping) or 'embed_dim' not in config:
+            raise ValueError(
+                'An inline architecture is a dict of embed_dim, vision_cfg and '
+                f'text_cfg, the last two dicts; this one has {", ".join(config)}.'
+            )
+        for key, value in settings.items():
+            check_name(f'key of {part}', key, known)
+            if value and key in _WITHOUT_EFFECT:
+                raise ValueError(
+                    f'{key}={value!r} of {part} would have no effect here, where '
+                    f'{_WITHOUT_EFFECT[key]}: leave it out.'
+                )
 
 
 def _check_tag(model: str | Mapping, pretrained: str) -> None:

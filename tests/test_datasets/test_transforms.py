@@ -21,6 +21,7 @@ from pacl_mmseg.datasets.transforms import (
     NounPrompt,
     PickCaption,
     TokenizeCaption,
+    loading,
 )
 from pacl_mmseg.models import OpenCLIPTextEncoder
 from pacl_mmseg.registry import TRANSFORMS
@@ -189,6 +190,14 @@ def test_what_cannot_be_reduced_is_decoded_in_full(kind, min_size):
     data = encode(Image.fromarray(smooth(480, 640)), kind)
     results = LoadPILImage(min_size=min_size)(dict(img_bytes=data))
     assert (results['img'] == load(data)['img']).all()
+
+
+def test_without_torchvisions_decoder_pillow_decodes(monkeypatch):
+    monkeypatch.setattr(loading, 'decode_jpeg', None)
+    with pytest.warns(UserWarning, match='torchvision cannot decode.*Pillow does'):
+        transform = LoadPILImage(jpeg_decoder='torchvision')
+    data = encode(Image.fromarray(smooth(40, 30)), 'JPEG')
+    assert (transform(dict(img_bytes=data))['img'] == load(data)['img']).all()
 
 
 def test_unknown_decoder_and_size_are_refused():

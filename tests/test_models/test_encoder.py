@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import weakref
 from pathlib import Path
@@ -201,6 +202,7 @@ def test_it_is_built_once_and_only_the_towers_are_kept(ours, monkeypatch):
     built = []
     original = CustomTextCLIP.__init__
 
+    @functools.wraps(original)
     def init(self, *args, **kwargs):
         original(self, *args, **kwargs)
         built.append(weakref.ref(self))

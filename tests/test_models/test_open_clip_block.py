@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from open_clip.transformer import Attention
 from torch.nn import functional as F
 
 from pacl_mmseg.models import OpenCLIPTextEncoder, PACLBackbone
@@ -45,7 +46,8 @@ def test_equals_the_block(block, causal):
 def test_attention_of_another_kind_is_not_plain(block):
     assert block_runner([block, block]) is run_block
     block.attn.batch_first = False
-    assert block_runner([block]) is call_block
+    with pytest.warns(UserWarning, match="other blocks than CLIP's own"):
+        assert block_runner([block]) is call_block
     block.attn = torch.nn.MultiheadAttention(32, 2, batch_first=True, add_bias_kv=True)
     assert not is_plain(block)
 
@@ -54,7 +56,8 @@ def test_towers_of_other_blocks_equal_open_clip(tiny_clip):
     tiny_clip['text_cfg'].update(OTHER_BLOCKS, layers=2)
     tiny_clip['vision_cfg'].update(OTHER_BLOCKS)
     clip = build_open_clip(tiny_clip).eval()
-    backbone, encoder = PACLBackbone(tiny_clip), OpenCLIPTextEncoder(tiny_clip)
+    with pytest.warns(UserWarning, match="other blocks than CLIP's own"):
+        backbone, encoder = PACLBackbone(tiny_clip), OpenCLIPTextEncoder(tiny_clip)
     assert backbone._run_block is encoder._run_block is call_block
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     texts = ['a cat', 'two dogs on a meadow and a cow behind them']
@@ -63,3 +66,16 @@ def test_towers_of_other_blocks_equal_open_clip(tiny_clip):
         embeddings = clip.encode_text(encoder.tokenize(texts))
     torch.testing.assert_close(backbone(images)[0], maps)
     torch.testing.assert_close(encoder(texts), F.normalize(embeddings, dim=-1))
+
+
+def test_the_last_of_other_blocks_is_not_taken_apart(tiny_clip):
+    tiny_clip['vision_cfg'].update(OTHER_BLOCKS)
+    with pytest.raises(ValueError, match='CustomResidualAttentionBlock with Attention'):
+        PACLBackbone(tiny_clip, dense_attention='sclip')
+    # And CLIP's own block with attention that a later open_clip brings along.
+    for name in OTHER_BLOCKS:
+        del tiny_clip['vision_cfg'][name]
+    clip = build_open_clip(tiny_clip)
+    clip.visual.transformer.resblocks[-1].attn = Attention(32, 2)
+    with pytest.raises(ValueError, match='ResidualAttentionBlock with Attention;'):
+        PACLBackbone(tiny_clip, clip=clip, dense_attention='sclip')

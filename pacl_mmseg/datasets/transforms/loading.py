@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -17,13 +18,17 @@ from open_clip.transform import (
     image_transform_v2,
 )
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import CenterCrop, Normalize, RandomResizedCrop, Resize
 from torchvision.transforms.v2 import functional
 
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.models.open_clip_model import check_named, preprocess_config
 from pacl_mmseg.registry import TRANSFORMS
+
+try:  # deprecated since torchvision 0.29
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:
+    decode_jpeg = None
 
 
 @TRANSFORMS.register_module()
@@ -54,11 +59,11 @@ class LoadPILImage(BaseTransform):
         jpeg_decoder (str): ``'torchvision'`` decodes colour JPEG files at full size
             with torchvision's decoder: the same pixels, sooner, but damaged files
             that still decode may differ, and libjpeg writes its warnings about them
-            to the standard error stream. Defaults to ``'pillow'``.
+            to the standard error stream. Where torchvision has no decoder, Pillow
+            decodes, with a warning. Defaults to ``'pillow'``.
 
     Raises:
         ValueError: If an argument is not one of the above.
-        RuntimeError: If torchvision was built without its JPEG decoder.
     """
 
     def __init__(
@@ -70,8 +75,8 @@ class LoadPILImage(BaseTransform):
             raise ValueError(
                 f"jpeg_decoder must be 'pillow' or 'torchvision', got {jpeg_decoder!r}"
             )
-        if jpeg_decoder == 'torchvision':
-            _check_torchvision()
+        if jpeg_decoder == 'torchvision' and not _torchvision_decodes():
+            jpeg_decoder = 'pillow'
         self.min_size = min_size
         self.jpeg_decoder = jpeg_decoder
         self.counts = sample_counts
@@ -143,16 +148,19 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
 
 
-def _check_torchvision() -> None:
+def _torchvision_decodes() -> bool:
     buffer = io.BytesIO()
     Image.new('RGB', (1, 1)).save(buffer, 'JPEG')
     try:
         _decode_jpeg(buffer.getvalue())
     except Exception as error:  # what is lacking shows only when it is used
-        raise RuntimeError(
-            f'torchvision cannot decode JPEG files here ({error}): set '
-            "jpeg_decoder='pillow' of LoadPILImage."
-        ) from error
+        warnings.warn(
+            f'torchvision cannot decode JPEG files here ({error}): Pillow does, which '
+            'takes longer.',
+            stacklevel=3,
+        )
+        return False
+    return True
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.model import CustomTextCLIP
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
 from pacl_mmseg.models.encoder import ENCODER_KEYS
 from pacl_mmseg.models.frozen import FrozenModule
-from pacl_mmseg.models.open_clip_block import block_runner, call_block
+from pacl_mmseg.models.open_clip_block import block_runner, call_block, is_plain
 from pacl_mmseg.models.open_clip_model import build_open_clip, describe
 from pacl_mmseg.registry import MODELS
 
@@ -121,6 +121,12 @@ class PACLBackbone(FrozenModule):
                 f'{self._description} projects what an attention pooling makes of its '
                 "tokens, not the tokens: only output='block' works."
             )
+        if output_cls_token and self.visual.pool_type != 'tok':
+            raise ValueError(
+                f'{self._description} pools its tokens (pool_type='
+                f'{self.visual.pool_type!r}) and has no use for CLS: leave '
+                'output_cls_token out.'
+            )
         layers = len(self.visual.transformer.resblocks)
         indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
         if any(not -layers <= i < layers for i in indices):
@@ -159,10 +165,11 @@ class PACLBackbone(FrozenModule):
 
     def _check_last_block(self, layers: int) -> None:
         block = self.visual.transformer.resblocks[-1]
-        if type(block) is not ResidualAttentionBlock:
+        if not is_plain(block):
             raise ValueError(
-                f'{self._description} has blocks of type {type(block).__name__}; '
-                'dense_attention is for those of CLIP itself, ResidualAttentionBlock.'
+                f'{self._description} has blocks of type {type(block).__name__} with '
+                f'{type(block.attn).__name__}; dense_attention takes apart those of '
+                'CLIP itself, ResidualAttentionBlock with nn.MultiheadAttention.'
             )
         if layers - 1 not in self.out_indices:
             raise ValueError(

@@ -1,0 +1,206 @@
+"""Weights files of CLIP, in the layouts that are about, into open_clip models."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import load_checkpoint
+from open_clip.model import (
+    CustomTextCLIP,
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
+from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file
+from torch import Tensor
+
+# What OpenAI's own files hold beside weights; other files do not.
+_OPENAI = ('input_resolution', 'context_length', 'vocab_size')
+# The names of Hugging Face's `transformers.CLIPModel`, and open_clip's.
+_TRANSFORMERS = (
+    (r'^text_model\.embeddings\.token_embedding', 'text.token_embedding'),
+    (
+        r'^text_model\.embeddings\.position_embedding\.weight',
+        'text.positional_embedding',
+    ),
+    (r'^text_model\.final_layer_norm', 'text.ln_final'),
+    (r'^text_model\.encoder\.layers', 'text.transformer.resblocks'),
+    (r'^text_projection\.weight', 'text.text_projection'),
+    (r'^vision_model\.embeddings\.class_embedding', 'visual.class_embedding'),
+    (r'^vision_model\.embeddings\.patch_embedding', 'visual.conv1'),
+    (
+        r'^vision_model\.embeddings\.position_embedding\.weight',
+        'visual.positional_embedding',
+    ),
+    (r'^vision_model\.pre_layrnorm', 'visual.ln_pre'),  # sic
+    (r'^vision_model\.post_layernorm', 'visual.ln_post'),
+    (r'^vision_model\.encoder\.layers', 'visual.transformer.resblocks'),
+    (r'^visual_projection\.weight', 'visual.proj'),
+    (r'\.layer_norm([12])\.', r'.ln_\1.'),
+    (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
+    (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
+    (r'\.self_attn\.', '.attn.'),
+)
+
+
+def load_weights(clip: CustomTextCLIP, path: str) -> None:
+    """Load a weights file into an open_clip model.
+
+    Read are open_clip's own files (``.bin``, ``.pt``, ``.safetensors``, checkpoints of
+    its training, big_vision's ``.npz``), OpenAI's TorchScript archives and state dicts,
+    and those of ``transformers.CLIPModel``. Nothing in a file is executed.
+
+    Raises:
+        ValueError: The weights are of another model, or not finite; the message names
+            them.
+    """
+    if path.endswith(('.npz', '.npy')):
+        load_checkpoint(clip, path)
+        return
+    weights = _read(path)
+    if any(key in weights for key in _OPENAI):
+        weights = {k: v for k, v in weights.items() if k not in _OPENAI}
+        if not any(isinstance(module, QuickGELU) for module in clip.modules()):
+            warnings.warn(
+                f"{path} holds OpenAI's weights, which were trained with QuickGELU; "
+                'this model has another activation. The name of theirs ends in '
+                '-quickgelu; of an inline architecture, set quick_gelu=True.',
+                stacklevel=2,
+            )
+    if any(key.startswith(('text_model.', 'vision_model.')) for key in weights):
+        weights = _from_transformers(weights)
+    weights = convert_state_dict(clip, weights)
+    if 'positional_embedding' in weights:  # the text tower beside the vision tower
+        weights = convert_to_custom_text_state_dict(weights)
+    own = clip.state_dict()
+    for key in ('logit_scale', 'logit_bias'):  # scalars, or vectors of one
+        if key in weights and key in own and own[key].numel() == weights[key].numel():
+            weights[key] = weights[key].reshape(own[key].shape)
+    for tower, resize in (
+        ('visual', resize_pos_embed),
+        ('text', resize_text_pos_embed),
+    ):
+        key = f'{tower}.positional_embedding'
+        widths = [values[key].shape[-1:] for values in (weights, own) if key in values]
+        if len(widths) == 2 and widths[0] == widths[1]:
+            resize(weights, clip)
+    _check(weights, own)
+    clip.load_state_dict(weights)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    """The tensors of a file, by the names that it gives them."""
+    try:
+        if path.endswith('.safetensors'):
+            content = load_file(path)
+        elif _is_torchscript(path):
+            content = _read_torchscript(path)
+        else:
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            'it is damaged, or holds Python objects, which are not loaded: save its '
+            'state dict alone'
+        ) from error
+    if isinstance(content, Mapping) and 'state_dict' in content:
+        content = content['state_dict']
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError('it holds no state dict')
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f'{key} is no tensor, but of type {type(value).__name__}')
+    return {key.removeprefix('module.'): value for key, value in content.items()}
+
+
+class _Scripted:
+    """What stands for any module in a TorchScript archive: its attributes."""
+
+
+def _is_torchscript(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _read_torchscript(path: str) -> dict[str, Tensor]:
+    """Parameters and buffers of a TorchScript archive, whose code is left out.
+
+    ``torch.jit.load`` would compile that code, and run part of it. Without it the
+    archive is what ``torch.save`` writes, of modules in place of a dict, and is read
+    with ``weights_only``, which makes nothing but tensors and :class:`_Scripted`.
+    """
+    plain = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(plain, 'w') as target:
+        for entry in source.infolist():
+            parts = entry.filename.split('/')
+            if parts[-1] != 'constants.pkl' and 'code' not in parts:
+                target.writestr(entry.filename, source.read(entry))
+    plain.seek(0)
+    types = torch.serialization.get_unsafe_globals_in_checkpoint(plain)
+    modules = [(_Scripted, name) for name in types if name.startswith('__torch__')]
+    plain.seek(0)
+    with torch.serialization.safe_globals(modules):
+        root = torch.load(plain, map_location='cpu', weights_only=True)
+    return dict(_tensors(root))
+
+
+def _tensors(module: object, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
+    attributes = dict(vars(module))
+    vars(module).clear()  # so that one that contains itself ends
+    for name, value in attributes.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, _Scripted):
+            yield from _tensors(value, f'{prefix}{name}.')
+
+
+def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    converted: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if key.endswith('.position_ids'):  # 0, 1, 2, ..., in older files
+            continue
+        for pattern, name in _TRANSFORMERS:
+            key = re.sub(pattern, name, key)
+        projects = key in ('visual.proj', 'text.text_projection')
+        converted[key] = value.T if projects else value
+    for key in [key for key in converted if '.attn.q_proj.' in key]:
+        parts = [converted.pop(key.replace('.q_', f'.{p}_'), None) for p in 'qkv']
+        if all(part is not None for part in parts):
+            converted[key.replace('q_proj.', 'in_proj_')] = torch.cat(parts)
+    return converted
+
+
+def _check(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Complain, by name, about what would not fit."""
+    shapes = [
+        f'{key} {tuple(weights[key].shape)} in place of {tuple(value.shape)}'
+        for key, value in own.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    found = {
+        'lacks': [f'{k} {tuple(v.shape)}' for k, v in own.items() if k not in weights],
+        'has unknown': [
+            f'{k} {tuple(v.shape)}' for k, v in weights.items() if k not in own
+        ],
+        'has in another shape': shapes,
+        'has values that are not finite in': [
+            key for key, value in weights.items() if not value.isfinite().all()
+        ],
+    }
+    problems = [
+        f'it {what} {", ".join(keys[:3])}'
+        + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+        for what, keys in found.items()
+        if keys
+    ]
+    if problems:
+        raise ValueError('; '.join(problems))
