@@ -64,7 +64,7 @@ setup(
         'ftfy',  # MMSeg's tokenizer, caption cleaning
         'regex',  # MMSeg's tokenizer
         'webdataset>=1.0',  # tar shards: the format of img2dataset's CC3M/CC12M/YFCC
-        'safetensors',  # feature caches; open_clip needs it too
+        'safetensors',  # token caches; open_clip needs it too
         'filelock',  # one process encodes a text bank, others wait; torch needs it too
         'matplotlib',  # the quickstart's picture grid; MMEngine needs it anyway
     ],

@@ -2,17 +2,12 @@
 
     python benchmarks/ablations.py
     python benchmarks/ablations.py --only pacl weight_scale_1 --seeds 0
-    python benchmarks/ablations.py --cache work_dirs/small_world_features
 
 Trains every config of ``configs/small_world/ablations`` once per seed, without
 validation on the way, and evaluates what it ends with on the validation and on the test
 split. A finished run is kept as ``<work-dir>/<name>/seed<n>/result.json`` and not
 repeated: delete it to have it again. A run that fails is reported and does not stop the
 others. The table of all finished runs is printed and written to ``table.md``.
-
-With ``--cache`` the frozen encoders' tokens and texts are written there once (in
-float32: 3.3 GB), and all runs train from them: the same draws, the same numbers up to
-rounding.
 """
 
 from __future__ import annotations
@@ -27,13 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from pacl_mmseg.apis import load_config
 from pacl_mmseg.benchmark.results import write_json, write_text
-from pacl_mmseg.datasets.feature_cache import META
-from pacl_mmseg.datasets.feature_caching import cache_features
-from pacl_mmseg.registry import MODELS, RUNNERS
+from pacl_mmseg.registry import RUNNERS
 from pacl_mmseg.utils.names import check_name
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'small_world'
@@ -98,7 +90,7 @@ COLUMNS = {
 LAST = 10  # iterations that training figures are averaged over
 
 
-def config_of(name: str, seed: int, cache: Path | None = None) -> Config:
+def config_of(name: str, seed: int) -> Config:
     """The config of a row; ``seed`` is that of weights, draws and transforms."""
     path = CONFIGS / 'ablations' / f'{name}.py'
     cfg = load_config(str(CONFIGS / 'pacl.py' if name == BASELINE else path))
@@ -106,29 +98,15 @@ def config_of(name: str, seed: int, cache: Path | None = None) -> Config:
     cfg.experiment_name = f'{name}_{seed}_{time.time_ns()}'
     cfg.randomness = dict(seed=seed)
     cfg.train_dataloader.dataset.seed = seed
-    if cache is not None:
-        cfg.train_dataloader.dataset.dataset = dict(
-            type='CachedFeatures',
-            root=str(cache),
-            source=cfg.train_dataloader.dataset.dataset,
-        )
     return cfg
 
 
-def write_cache(cache: Path) -> None:
-    """Write the features that all rows train from, or go on with it."""
-    cfg = config_of(BASELINE, seed=0)
-    init_default_scope(cfg.default_scope)
-    source = cfg.train_dataloader.dataset.dataset
-    cache_features(MODELS.build(cfg.model), source, cache, dtype='float32')
-
-
-def run(name: str, seed: int, work_dir: Path, cache: Path | None = None) -> None:
+def run(name: str, seed: int, work_dir: Path) -> None:
     """Train a row, evaluate it on both splits, and keep its record."""
     start = time.time()
     folder = work_dir / name / f'seed{seed}'
     record: dict = dict(name=name, seed=seed)
-    cfg = config_of(name, seed, cache)
+    cfg = config_of(name, seed)
     cfg.work_dir = str(folder)
     cfg.train_cfg.val_begin = cfg.train_cfg.max_iters + 1
     cfg.default_hooks.checkpoint.interval = cfg.train_cfg.max_iters
@@ -190,19 +168,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--only', nargs='+', default=list(ROWS), metavar='NAME')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablations'))
-    parser.add_argument('--cache', type=Path, help='folder of a feature cache')
     args = parser.parse_args(argv)
     for name in args.only:
         check_name('ablation', name, ROWS)
-    if args.cache is not None and not (args.cache / META).exists():
-        write_cache(args.cache)
     failures = []
     for name, seed in [(name, seed) for name in args.only for seed in args.seeds]:
         if (args.work_dir / name / f'seed{seed}' / 'result.json').exists():
             continue
         print(f'{name}, seed {seed}', flush=True)
         try:
-            run(name, seed, args.work_dir, args.cache)
+            run(name, seed, args.work_dir)
         except Exception as error:
             traceback.print_exc()
             failures.append(f'{name}, seed {seed}: {type(error).__name__}: {error}')

@@ -1,7 +1,16 @@
-# pacl_vitb16_coco.py from features that are encoded once, by
-#     python tools/dataset_tools/cache_features.py configs/pacl_vitb16_coco_cached.py
-# 118,287 images need 35.6 GB (--dtype int8: 17.9 GB) and their texts about 1.3 GB.
+# pacl_vitb16_coco.py from image tokens that tools/dataset_tools/cache_image_tokens.py
+# has encoded once. 118,287 images need 35.6 GB (--dtype int8: 17.9 GB).
 _base_ = ['pacl_vitb16_coco.py']
+train_pipeline = [
+    dict(
+        type='LoadImageTokens',
+        root='{{$PACL_DATA_ROOT:data}}/coco_tokens',
+        # LoadPILImage and CLIPResizeCrop.
+        transforms=[_base_.train_pipeline[0], _base_.train_pipeline[3]],
+    ),
+    *_base_.train_pipeline[1:3],
+    *_base_.train_pipeline[4:],
+]
 train_dataloader = dict(
     # Nothing is decoded here, only tokens copied, so few workers do. The tokens of a
     # batch take 308 MB (1024 x 196 x 768 x 2 bytes; int8 is made 16 bits by then, and
@@ -9,12 +18,5 @@ train_dataloader = dict(
     # and the one in use: 2.8 GB here. With less, lower either, or batch_size.
     num_workers=4,
     prefetch_factor=2,
-    dataset=dict(
-        dataset=dict(
-            _delete_=True,
-            type='CachedFeatures',
-            root='{{$PACL_DATA_ROOT:data}}/coco_features',
-            source=_base_.train_dataloader.dataset.dataset,
-        ),
-    ),
+    dataset=dict(dataset=dict(pipeline=train_pipeline)),
 )

@@ -53,4 +53,5 @@ def typed(node: Any) -> Iterator[tuple[str, dict]]:
 
 def kind_of(part: Mapping | None) -> str:
     """The type of a part of a config, without its scope; 'None' if it has none."""
-    return str((part or {}).get('type')).split('.')[-1]
+    kind = (part or {}).get('type')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]

@@ -1,6 +1,5 @@
 from pacl_mmseg.datasets.coco_object import COCOObjectDataset
 from pacl_mmseg.datasets.draws import DrawSampler, ShuffledDraws
-from pacl_mmseg.datasets.feature_cache import CachedFeatures
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.datasets.large_vocabulary import (
     ADE20K847Dataset,
@@ -10,6 +9,7 @@ from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.small_world import SmallWorldCaptions, SmallWorldSegmentation
 from pacl_mmseg.datasets.transforms import (
     CLIPResizeCrop,
+    LoadImageTokens,
     LoadPILImage,
     LoadSegmentationMask,
     NounPrompt,
@@ -24,11 +24,11 @@ __all__ = [
     'ADE20K847Dataset',
     'CLIPResizeCrop',
     'COCOObjectDataset',
-    'CachedFeatures',
     'CaptionListDataset',
     'CocoCaptionsDataset',
     'DrawSampler',
     'ImageTextShards',
+    'LoadImageTokens',
     'LoadPILImage',
     'LoadSegmentationMask',
     'NounPrompt',

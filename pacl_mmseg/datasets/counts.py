@@ -17,6 +17,7 @@ REASONS: tuple[str, ...] = (
     'empty_caption',
     'incomplete_sample',
     'broken_shard',
+    'uncached_image',
     # used, after a conversion
     'converted_image',
     'truncated_caption',

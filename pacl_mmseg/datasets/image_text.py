@@ -74,8 +74,8 @@ class _ImageTextDataset(BaseDataset):
         raise NotImplementedError
 
     def _item(self, path: str, captions: list[str]) -> dict:
-        item = dict(img_path=path, captions=captions, key=Path(path).stem)
-        return self.parse_data_info(item)
+        names = dict(img_path=path, img_name=path, key=Path(path).stem)
+        return self.parse_data_info(dict(names, captions=captions))
 
     def __getitem__(self, idx: int) -> Any:
         """Return a sample; one that cannot be used is replaced at random.
@@ -114,8 +114,9 @@ class CocoCaptionsDataset(_ImageTextDataset):
     sample that the pipeline cannot use (it returns ``None``) is replaced by a
     random other one, as in every dataset of MMEngine.
 
-    A pipeline gets ``img_path``, ``captions`` (list[str]) and ``key`` (the name of
-    the image file without its suffix).
+    A pipeline gets ``img_path``, ``img_name`` (the path as the file gives it),
+    ``captions`` (list[str]) and ``key`` (the name of the image file without its
+    suffix).
 
     Args:
         ann_file (str): The JSON file, with ``images`` and ``annotations``.

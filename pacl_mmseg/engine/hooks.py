@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.datasets.feature_cache import CachedFeatures
 from pacl_mmseg.datasets.shards import ImageTextShards
+from pacl_mmseg.datasets.token_cache import check_token_caches
 from pacl_mmseg.engine.checkpoint import (
     CheckpointNotWritten,
     last_good,
@@ -414,10 +414,7 @@ class PretrainHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        dataset = runner.train_dataloader.dataset
-        dataset = getattr(dataset, 'dataset', dataset)  # within ShuffledDraws
-        if isinstance(dataset, CachedFeatures):
-            dataset.check(runner.bare_model)
+        check_token_caches(runner.cfg, runner.bare_model)
         _check_accumulation(runner)
         self._waits = deque(maxlen=runner.log_processor.window_size)
         if self.phases:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from mmseg.models import SegDataPreProcessor
@@ -74,9 +73,9 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
 
         Args:
             data: ``inputs`` and ``data_samples``. If the latter is a dict, ``inputs``
-                are uint8 images ``(B, 3, H, W)``, or the frozen backbone's tokens from
-                a feature cache, ``(B, T, C)``, which keep their precision; either may
-                be on the device already. Otherwise as in
+                are uint8 images ``(B, 3, H, W)``, or the frozen backbone's tokens of
+                ``LoadImageTokens``, ``(B, T, C)``, which keep their precision; either
+                may be on the device already. Otherwise as in
                 ``SegDataPreProcessor.forward``; see also ``mixed_sizes``.
             training: As in ``SegDataPreProcessor.forward``.
 
@@ -90,11 +89,7 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
             if inputs.ndim == 4:
                 inputs = self._normalize(inputs)
             # Token ids stay: the text encoder first looks at their lengths.
-            moved = {
-                key: self._move(value) if _is_floating(value) else value
-                for key, value in samples.items()
-            }
-            return dict(inputs=inputs, data_samples=moved)
+            return dict(inputs=inputs, data_samples=samples)
         same = len({image.shape for image in images}) == 1
         if training or same or not self.mixed_sizes:
             return super().forward(data, training)
@@ -134,7 +129,3 @@ def flips_channels(preprocessor: SegDataPreProcessor) -> bool:
     """Whether it exchanges red and blue; MMSeg's two families name that differently."""
     names = ('_channel_conversion', 'channel_conversion')
     return any(getattr(preprocessor, name, False) for name in names)
-
-
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()

@@ -21,7 +21,6 @@ def full_pair(number: int) -> dict:
         img_path=f'{number}.jpg',
         shard_position=(0, 1, number),
         text_tokens=torch.full((5,), number),
-        text_embeddings=torch.full((4,), float(number)),
     )
 
 
@@ -54,25 +53,15 @@ def test_batch_has_tensors_and_lists():
     assert samples['img_path'] == ['0.jpg', '1.jpg', '2.jpg']
     assert samples['shard_position'] == [(0, 1, 0), (0, 1, 1), (0, 1, 2)]
     assert samples['text_tokens'].tolist() == [[0] * 5, [1] * 5, [2] * 5]
-    assert samples['text_embeddings'].tolist() == [[0.0] * 4, [1.0] * 4, [2.0] * 4]
     assert 'caption' not in samples
 
 
-def cached(grid: tuple[int, int]) -> dict:
-    return dict(
-        inputs=torch.zeros(6, 4, dtype=torch.bfloat16),
-        data_samples=dict(
-            caption='x', text_embeddings=torch.zeros(4), img_path='a', grid=grid
-        ),
-    )
-
-
-def test_batch_of_cached_features_has_one_grid():
-    batch = collate_image_text([cached((2, 3)), cached((2, 3))])
-    assert batch['inputs'].shape == (2, 6, 4)
-    assert batch['data_samples']['grid'] == (2, 3)
-    with pytest.raises(ValueError, match=r'grid differs.*\(2, 3\), \(3, 2\)'):
-        collate_image_text([cached((2, 3)), cached((3, 2))])
+def test_tokens_take_the_place_of_an_image():
+    results = dict(caption='x', image_tokens=torch.ones(6, 4, dtype=torch.bfloat16))
+    packed = PackImageText()(results)
+    batch = collate_image_text([packed, packed])
+    assert torch.equal(batch['inputs'], torch.ones(2, 6, 4, dtype=torch.bfloat16))
+    assert batch['data_samples'] == dict(captions=['x', 'x'])
 
 
 def test_batches_that_do_not_fit_say_why():

@@ -14,14 +14,7 @@ from pacl_mmseg.registry import FUNCTIONS, TRANSFORMS
 
 # What a sample carries beside its image, and what the batch calls it.
 _NAMES = {'caption': 'captions'}
-_PACKED = (
-    'caption',
-    'text_tokens',
-    'text_embeddings',
-    'img_path',
-    'shard_position',
-)
-_SHARED = ('grid',)  # one value for the whole batch
+_PACKED = ('caption', 'text_tokens', 'img_path', 'shard_position')
 
 
 @TRANSFORMS.register_module()
@@ -31,10 +24,11 @@ class PackImageText(BaseTransform):
     The counterpart of ``PackSegInputs`` with a plain dict in place of a data sample,
     so that a batch is a few tensors and lists, not an object per pair.
 
-    Required keys: ``img`` (uint8, H x W x 3, BGR), ``caption`` (str).
-    Optional keys: ``text_tokens`` (int64 tensor, L), ``text_embeddings`` (floating
-    tensor, D), ``img_path`` (str), ``shard_position`` (str).
-    Result: ``inputs`` (uint8 tensor, 3 x H x W, BGR, contiguous) and
+    Required keys: ``img`` (uint8, H x W x 3, BGR) or ``image_tokens`` (T x C, of
+    ``LoadImageTokens``), ``caption`` (str).
+    Optional keys: ``text_tokens`` (int64 tensor, L), ``img_path`` (str),
+    ``shard_position`` (str).
+    Result: ``inputs`` (the tokens, or a uint8 tensor, 3 x H x W, BGR, contiguous) and
     ``data_samples``, a dict of the other keys.
 
     Raises:
@@ -50,19 +44,20 @@ class PackImageText(BaseTransform):
         Returns:
             dict: ``inputs`` and ``data_samples``.
         """
-        for key in ('img', 'caption'):
+        inputs = results.get('image_tokens')
+        for key in ('img', 'caption') if inputs is None else ('caption',):
             if key not in results:
                 raise KeyError(
                     f'PackImageText needs {key!r}, but the sample has only '
                     f'{sorted(results)}: put the transform or dataset that gives it '
                     'before.'
                 )
-        # Also undoes a view that only turns the channels round: one copy for both.
-        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
-        return dict(
-            inputs=torch.from_numpy(image),
-            data_samples={key: results[key] for key in _PACKED if key in results},
-        )
+        if inputs is None:
+            # Also undoes a view that only turns the channels round: one copy for both.
+            image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
+            inputs = torch.from_numpy(image)
+        data_samples = {key: results[key] for key in _PACKED if key in results}
+        return dict(inputs=inputs, data_samples=data_samples)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
@@ -75,19 +70,17 @@ def collate_image_text(batch: Sequence[dict]) -> dict:
     Tensors are stacked once; in a data worker straight into shared memory.
 
     Args:
-        batch (Sequence[dict]): Samples of ``PackImageText``, or of a feature cache:
-            ``inputs`` and a dict ``data_samples``.
+        batch (Sequence[dict]): Samples of ``PackImageText``: ``inputs`` and a dict
+            ``data_samples``.
 
     Returns:
         dict: ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
         (list[str]), ``img_path`` (list[str]), ``shard_position`` (list[str]),
-        ``text_tokens`` (B, L), ``text_embeddings`` (B, D), each if the samples have
-        it, and ``grid``, which all must agree in.
+        ``text_tokens`` (B, L), each if the samples have it.
 
     Raises:
         TypeError: The samples are of ``PackSegInputs``.
-        ValueError: Samples differ in their keys, in the shape or type of a tensor, or
-            in ``grid``.
+        ValueError: Samples differ in their keys, or in the shape or type of a tensor.
     """
     first = batch[0]['data_samples']
     if not isinstance(first, Mapping):
@@ -106,14 +99,7 @@ def collate_image_text(batch: Sequence[dict]) -> dict:
             )
     for key, value in first.items():
         values = [sample['data_samples'][key] for sample in batch]
-        if key in _SHARED:
-            if any(other != value for other in values):
-                raise ValueError(
-                    f'A batch cannot mix samples whose {key} differs: '
-                    f'{sorted(set(values))}.'
-                )
-            samples[key] = value
-        elif isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor):
             samples[key] = _stack(key, values, batch)
         else:
             samples[_NAMES.get(key, key)] = values

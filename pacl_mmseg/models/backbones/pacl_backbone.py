@@ -70,8 +70,8 @@ class PACLBackbone(FrozenModule):
             already.
 
     Attributes:
-        token_grid: ``(h, w)`` of tokens given in place of images, where it is neither
-            the model's own grid nor square; None.
+        token_grid: ``(h, w)`` of tokens given in place of images; None: the model's
+            own grid.
 
     Raises:
         ValueError: Bad option, or a model without an open_clip ViT vision tower.
@@ -186,8 +186,9 @@ class PACLBackbone(FrozenModule):
 
         Args:
             inputs: Images ``(N, 3, H, W)`` of any size; see ``fit``. Or tokens of a
-                single layer that such a backbone made of them, ``(N, h * w, C)``, or
-                ``(N, 1 + h * w, C)`` with CLS first: they are only made maps of.
+                single layer that such a backbone made of them, ``(N, h * w, C)``, with
+                ``output_cls_token`` ``(N, 1 + h * w, C)``, CLS first: they are only
+                made maps of.
 
         Returns:
             One item per layer of ``out_indices``: tokens ``(N, C, h, w)`` with
@@ -308,23 +309,17 @@ class PACLBackbone(FrozenModule):
             raise ValueError(
                 f'Tokens {tuple(tokens.shape)} in place of images: this backbone makes '
                 f'{channels} channels of {len(self.out_indices)} layers, and takes '
-                'those of one; use a cache of features that was made with this config.'
+                'those of one; use a token cache that was made with this config.'
             )
-        count = tokens.shape[1]
-        for extra in (0, 1):
-            side = math.isqrt(count - extra)
-            for grid in (self.token_grid, tuple(self.visual.grid_size), (side, side)):
-                if grid is not None and math.prod(grid) == count - extra:
-                    if self.output_cls_token and not extra:
-                        raise ValueError(
-                            'output_cls_token=True, but the tokens given in place of '
-                            'images have no CLS: keep it in the cache of features.'
-                        )
-                    return tokens[:, extra:], tokens[:, 0] if extra else None, grid
-        raise ValueError(
-            f'{count} tokens are no square, with CLS or without: set token_grid of '
-            'the backbone to their (height, width).'
-        )
+        extra = int(self.output_cls_token)
+        grid = self.token_grid or tuple(self.visual.grid_size)
+        if tokens.shape[1] != math.prod(grid) + extra:
+            raise ValueError(
+                f'{tokens.shape[1]} tokens in place of an image, where a grid of {grid}'
+                f'{" and CLS" if extra else ""} has {math.prod(grid) + extra}: set '
+                'token_grid of the backbone to their (height, width).'
+            )
+        return tokens[:, extra:], tokens[:, 0] if extra else None, grid
 
     def _format(
         self, tokens: Tensor, cls: Tensor | None, grid: tuple[int, int]

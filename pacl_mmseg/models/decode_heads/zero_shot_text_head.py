@@ -141,20 +141,18 @@ class ZeroShotTextHead(BaseDecodeHead):
             inputs: Feature maps of the neck or backbone.
             batch_data_samples: Data samples with a ``caption``; or a dict of the
                 batch's ``captions`` and, where they are known already, their
-                ``text_tokens (B, L)`` or ``text_embeddings (B, D)``, which are then
-                used.
+                ``text_tokens (B, L)``, which are then used.
 
         Returns:
             The loss; the retrieval accuracies in the batch, in percent; and what the
             compatibility function's ``statistics`` gives, of this process' images.
 
         Raises:
-            ValueError: No caption for an image, or text embeddings for a text encoder
-                that trains.
+            ValueError: No caption for an image.
         """
         maps, cls_tokens = self._tokens(inputs)
         tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
-        captions, own_texts = self._texts(batch_data_samples, len(tokens), maps.device)
+        captions, own_texts = self._texts(batch_data_samples, len(tokens))
         ids = text_ids(captions, device=maps.device)
         texts, ids, offset = gather_texts(own_texts, ids)
         phi = self.compatibility(tokens, texts, offset, cls_tokens)
@@ -164,7 +162,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         }
 
     def _texts(
-        self, data_samples: Sequence | Mapping, images: int, device: torch.device
+        self, data_samples: Sequence | Mapping, images: int
     ) -> tuple[Sequence[str], Tensor]:
         """Captions of the batch's images and their embeddings ``(B, D)``."""
         known = data_samples if isinstance(data_samples, Mapping) else {}
@@ -179,15 +177,7 @@ class ZeroShotTextHead(BaseDecodeHead):
                 "an image-text dataset, and 'caption' in the meta_keys of "
                 'PackSegInputs.'
             )
-        embeddings = known.get('text_embeddings')
-        if embeddings is None:
-            return captions, self.text_encoder(known.get('text_tokens', captions))
-        if not self.text_encoder.frozen:
-            raise ValueError(
-                'The batch has text embeddings, but the text encoder trains: set its '
-                'frozen=True, or train on captions in place of cached features.'
-            )
-        return captions, embeddings.to(device, non_blocking=True)
+        return captions, self.text_encoder(known.get('text_tokens', captions))
 
     def _tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]

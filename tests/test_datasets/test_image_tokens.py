@@ -1,0 +1,510 @@
+"""Writing image tokens, and training from them, on a tiny CLIP."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import runpy
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pacl_mmseg.datasets import LoadImageTokens, ShuffledDraws, collate_image_text
+from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.token_cache import check_token_caches, write_token_cache
+from pacl_mmseg.datasets.transforms.image_tokens import pack_tokens, unpack_tokens
+from pacl_mmseg.registry import DATASETS, MODELS, RUNNERS
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOGRAPHS = 11
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory) -> Path:
+    """Eleven pictures of different sizes with five captions each, as JSON and CSV."""
+    folder = tmp_path_factory.mktemp('photographs')
+    rng = np.random.default_rng(0)
+    images, annotations, rows = [], [], []
+    for index in range(PHOTOGRAPHS):
+        size = 40 + 3 * index, 70 - 2 * index
+        coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        name = f'{index:03d}.jpg'
+        Image.fromarray(coarse).resize(size, Image.BICUBIC).save(folder / name)
+        images.append(dict(id=index, file_name=name))
+        for number in range(5):
+            caption = f'  picture {index} said\tin way {number} '
+            annotations.append(dict(id=0, image_id=index, caption=caption))
+            rows.append((name, caption))
+    content = dict(images=images, annotations=annotations)
+    (folder / 'captions.json').write_text(json.dumps(content))
+    with open(folder / 'captions.csv', 'w', newline='') as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def pixels(photographs, tiny_clip) -> dict:
+    """A data set that loads images."""
+    return dict(
+        type='CocoCaptionsDataset',
+        ann_file='captions.json',
+        data_root=str(photographs),
+        pipeline=[
+            dict(type='LoadPILImage'),
+            dict(type='CLIPResizeCrop', model=tiny_clip, crop='center'),
+            dict(type='PickCaption'),
+            dict(type='PackImageText'),
+        ],
+    )
+
+
+@pytest.fixture(scope='module')
+def models() -> dict:
+    return {}
+
+
+@pytest.fixture
+def model(tiny_model, models):
+    """The same for all tests, which leave it as it is."""
+    if not models:
+        torch.manual_seed(0)
+        models['tiny'] = MODELS.build(tiny_model)
+    return models['tiny']
+
+
+def parts_of(config) -> SimpleNamespace:
+    """What of a model the tokens depend on; text towers take longer to build."""
+    names = 'backbone', 'data_preprocessor'
+    return SimpleNamespace(**{name: MODELS.build(config[name]) for name in names})
+
+
+def cached(dataset: dict, root: Path) -> dict:
+    """The same data set, from tokens."""
+    dataset = copy.deepcopy(dataset)
+    images, texts = dataset['pipeline'][:-2], dataset['pipeline'][-2:]
+    tokens = dict(type='LoadImageTokens', root=str(root), transforms=images)
+    return {**dataset, 'pipeline': [tokens, *texts]}
+
+
+def write(model, dataset: dict, **options) -> dict:
+    options = dict(dtype='float32', num_workers=0, images_per_file=4) | options
+    sample_counts.reset()
+    transform = dataset['pipeline'][0]
+    return write_token_cache(model, dataset, transform, batch_size=3, **options)
+
+
+def check(dataset: dict, model) -> None:
+    check_token_caches(dict(train_dataloader=dict(dataset=dataset)), model)
+
+
+def batches(dataset: dict, count: int, size: int = 5) -> list[dict]:
+    draws = ShuffledDraws(DATASETS.build(dataset), seed=3)
+    return [
+        collate_image_text([draws[n] for n in range(size * k, size * (k + 1))])
+        for k in range(count)
+    ]
+
+
+def train(model, data: list[dict]) -> list[float]:
+    """Losses of a step per batch, from the same start; the model is left as it was."""
+    start = {k: v.clone() for k, v in model.neck.state_dict().items()}
+    optimizer = torch.optim.SGD(model.neck.parameters(), lr=0.5)
+    losses = []
+    for batch in data:
+        inputs = model.data_preprocessor(batch, training=True)
+        loss, _ = model.parse_losses(model(**inputs, mode='loss'))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model.neck.load_state_dict(start)
+    return losses
+
+
+# -------------------------------------------------------------------- equal training
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance', 'error'),
+    [('float32', 1e-6, 0), ('bfloat16', 1e-3, 2e-3), ('int8', 5e-3, 1e-2)],
+)
+def test_losses_are_those_from_pixels(model, pixels, tmp_path, dtype, tolerance, error):
+    tokens = cached(pixels, tmp_path)
+    summary = write(model, tokens, dtype=dtype)
+    assert (summary['images'], summary['skipped']) == (PHOTOGRAPHS, 0)
+    assert error / 10 <= summary['relative_error'] <= error
+    from_pixels, from_tokens = batches(pixels, 6), batches(tokens, 6)
+    for expected, batch in zip(from_pixels, from_tokens, strict=True):
+        assert batch['inputs'].shape == (5, 16, 32)
+        assert batch['data_samples'] == expected['data_samples']
+    expected = train(model, from_pixels)
+    assert np.std(expected) > 100 * tolerance  # or there would be nothing to compare
+    np.testing.assert_allclose(train(model, from_tokens), expected, rtol=tolerance)
+
+
+def test_five_captions_of_a_photograph_are_one_encoding(model, pixels, tmp_path):
+    pixels.update(type='CaptionListDataset', ann_file='captions.csv')
+    tokens = cached(pixels, tmp_path)
+    encoded = []
+    model.backbone.register_forward_pre_hook(lambda _, args: encoded.append(args[0]))
+    assert len(DATASETS.build({**pixels, 'pipeline': []})) == 5 * PHOTOGRAPHS
+    assert write(model, tokens)['images'] == sum(map(len, encoded)) == PHOTOGRAPHS
+    draws = ShuffledDraws(DATASETS.build(tokens), seed=1)
+    by_image = {}
+    for n in range(5 * PHOTOGRAPHS):
+        sample = draws[n]
+        by_image.setdefault(sample['data_samples']['img_path'], []).append(sample)
+    assert len(by_image) == PHOTOGRAPHS
+    for samples in by_image.values():
+        assert len({sample['data_samples']['caption'] for sample in samples}) == 5
+        assert all(torch.equal(s['inputs'], samples[0]['inputs']) for s in samples)
+
+
+def test_cls_and_a_grid_that_is_not_square(tiny_model, pixels, tmp_path):
+    tiny_model.backbone.output_cls_token = True
+    model = MODELS.build(tiny_model)
+    pixels['pipeline'][1] = dict(type='Resize', scale=(48, 32), keep_ratio=False)
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens)
+    check(tokens, model)
+    outputs = [
+        model.backbone(model.data_preprocessor(batches(data, 1)[0], True)['inputs'])[0]
+        for data in (pixels, tokens)
+    ]
+    assert outputs[0][0].shape == (5, 32, 4, 6)
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def run_config(tiny_model, tiny_clip) -> Config:
+    """Four iterations of the small world's own config, on the tiny CLIP."""
+    config = Config.fromfile(ROOT / 'configs' / 'small_world' / 'pacl.py')
+    tiny_model.decode_head.pop('vocabulary')
+    tiny_model.decode_head.update(dataset_name='small_world')
+    tiny_model.type = 'ZeroShotSegmentor'
+    tiny_model.encoder = dict(model=tiny_clip)
+    for part in (tiny_model.backbone, tiny_model.decode_head.text_encoder):
+        del part['model'], part['pretrained']
+    tiny_model.data_preprocessor = dict(type='CLIPDataPreProcessor')
+    tiny_model.test_cfg.present_classes = True
+    config.model = tiny_model
+    config.train_cfg.update(max_iters=4, val_interval=100)
+    config.default_hooks.checkpoint.interval = 4
+    config.log_level = 'WARNING'
+    loader = config.train_dataloader
+    loader.update(batch_size=4, num_workers=1, persistent_workers=False)
+    loader.dataset.dataset.update(num_scenes=10, size=32)
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    return config
+
+
+def run(config: Config, work_dir: Path) -> dict[str, torch.Tensor]:
+    config.work_dir = str(work_dir)
+    config.experiment_name = f'run{time.monotonic_ns()}'
+    RUNNERS.build(config).train()
+    return torch.load(work_dir / 'iter_4.pth', weights_only=True)['state_dict']
+
+
+def test_a_run_is_that_from_pixels_and_refuses_others_tokens(run_config, tmp_path):
+    expected = run(run_config, tmp_path / 'pixels')
+    dataset = run_config.train_dataloader.dataset.dataset
+    root = str(tmp_path / 'cache')
+    dataset.pipeline.insert(0, dict(type='LoadImageTokens', root=root))
+    write(MODELS.build(run_config.model), dataset)
+    weights = run(run_config, tmp_path / 'cached')
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-6)
+    run_config.model.encoder.init_seed = 1
+    with pytest.raises(ValueError, match=r'seed 0\).*but this config has.*seed 1\)'):
+        run(run_config, tmp_path / 'run')
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(backbone=dict(init_seed=1)), r'backbone .*seed 0\).*seed 1\)'),
+        (dict(backbone=dict(output='norm')), 'backbone output="block".*"norm"'),
+        (dict(backbone=dict(out_indices=0)), 'backbone layer=1.*layer=0'),
+        (dict(backbone=dict(dtype='bfloat16')), 'dtype="float32".*="bfloat16"'),
+        (dict(backbone=dict(stride=4)), 'backbone stride=.8, 8..*stride=.4, 4.'),
+        (dict(backbone=dict(dense_attention='naclip')), 'dense_attention=null.*nacl'),
+        (dict(backbone=dict(frozen=False)), 'for a frozen backbone'),
+        (dict(backbone=dict(out_indices=[0, 1])), 'one layer, not of 2'),
+        (dict(data_preprocessor=dict(dtype='bfloat16')), 'normalization dtype='),
+        (dict(data_preprocessor=dict(mean=[1, 2, 3])), 'normalization mean='),
+    ],
+)
+def test_tokens_of_another_model(model, tiny_model, pixels, tmp_path, change, message):
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens)
+    check(tokens, model)
+    for part, values in change.items():
+        tiny_model[part].update(values)
+    with pytest.raises(ValueError, match=message):
+        check(tokens, parts_of(tiny_model))
+
+
+def test_tokens_of_other_data_or_preprocessing(model, pixels, tmp_path):
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens)
+    pixels['data_root'] = '/nowhere'  # neither where the images lie matters,
+    pixels['pipeline'][0].update(min_size=None)  # nor a default that is said
+    check(cached(pixels, tmp_path), model)
+    changed = copy.deepcopy(pixels)
+    changed['pipeline'][0].update(min_size=64)
+    with pytest.raises(ValueError, match='preprocessing .*min_size=64'):
+        check(cached(changed, tmp_path), model)
+    changed = {**pixels, 'data_prefix': dict(img_path='val')}
+    with pytest.raises(ValueError, match='data data_prefix=null.*"val"'):
+        check(cached(changed, tmp_path), model)
+    with pytest.raises(ValueError, match='files dtype="float32".*"int8"'):
+        write(model, tokens, dtype='int8')
+
+
+def test_another_kind_of_backbone(tiny_model, pixels, tmp_path):
+    tiny_model.backbone = dict(type='ResNet', depth=18)
+    with pytest.raises(ValueError, match='PACLBackbone.*not for.*with ResNet'):
+        write(parts_of(tiny_model), cached(pixels, tmp_path))
+
+
+def test_images_that_cannot_be_kept(model, pixels, tmp_path):
+    def refused(message: str, dataset: dict = pixels, **options) -> None:
+        with pytest.raises(ValueError, match=message):
+            write(model, cached(dataset, tmp_path), **options)
+
+    refused('dtype must be one of', dtype='int4')
+    shards = dict(type='ImageTextShards', shards='x.tar', pipeline=pixels['pipeline'])
+    refused('no random access', shards)
+    nowhere = {**pixels, 'data_prefix': dict(img_path='nowhere')}
+    refused('None of the 11 images.*11 missing file', nowhere)
+    pixels['pipeline'][1]['crop'] = 'random'
+    refused('draw random numbers.*center')
+    pixels['pipeline'][1]['crop'] = 'center'
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.backbone.visual.ln_pre.weight[0] = float('nan')
+    with pytest.raises(ValueError, match='not finite'):
+        write(broken, cached(pixels, tmp_path))
+    del pixels['pipeline'][1]
+    for size in (4, 1):  # within a file and between files
+        refused('different sizes.*CLIPResizeCrop', images_per_file=size)
+
+
+def test_caches_of_earlier_versions(model, pixels, tmp_path):
+    """Such as they were: meta.json beside files of tokens and of texts."""
+    (tmp_path / 'meta.json').write_text(json.dumps(dict(version=2)))
+    save_file(
+        dict(tokens=torch.zeros(1, 16, 32)), tmp_path / 'tokens-00000.safetensors'
+    )
+    for action in (LoadImageTokens, lambda root: write(model, cached(pixels, root))):
+        with pytest.raises(ValueError, match='an earlier version.*reads version 3'):
+            action(tmp_path)
+
+
+# ----------------------------------------------------------- stopped, broken, missing
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(root.glob('*.safetensors'))}
+
+
+def test_a_killed_run_is_continued(model, pixels, tmp_path):
+    write(model, cached(pixels, tmp_path / 'whole'))
+    folder, root = tmp_path / 'photographs', tmp_path / 'killed'
+    shutil.copytree(pixels['data_root'], folder)
+    (folder / '009.jpg').unlink()
+    os.mkfifo(folder / '009.jpg')  # reading it waits for ever
+    stuck = cached({**pixels, 'data_root': str(folder)}, root)
+    process = multiprocessing.get_context('fork').Process(
+        target=write, args=(model, stuck)
+    )
+    process.start()
+    while not (root / 'tokens-00001.safetensors').exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match='Another process is writing'):
+        write(model, stuck)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(FileNotFoundError, match='no complete token cache.*CONFIG'):
+        LoadImageTokens(str(root))
+    before = contents(root)
+    assert len(before) == 2
+    shutil.copy(Path(pixels['data_root'], '009.jpg'), tmp_path / '009.jpg')
+    os.replace(tmp_path / '009.jpg', folder / '009.jpg')
+    assert write(model, stuck)['written'] == PHOTOGRAPHS - 8
+    assert contents(root) == contents(tmp_path / 'whole')
+    assert contents(root).items() > before.items()
+
+
+def test_a_full_disk_loses_nothing_finished(model, pixels, tmp_path):
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens, images_per_file=8)
+    whole = contents(tmp_path)
+    for name in whole:
+        (tmp_path / name).unlink()
+    save_file(dict(x=torch.zeros(9)), tmp_path / '.9.tokens-00000.safetensors')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='tokens-00000.*could not be written.*room'):
+            write(model, tokens, images_per_file=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+    write(model, tokens, images_per_file=8)
+    assert contents(tmp_path) == whole
+
+
+def test_too_small_a_disk_is_refused_at_once(model, pixels, tmp_path, monkeypatch):
+    usage = type('usage', (), dict(free=10))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    with pytest.raises(OSError, match='still needs.*0.0 are free there.*--out'):
+        write(model, cached(pixels, tmp_path))
+
+
+@pytest.mark.parametrize('kind', ['truncated', 'header', 'data', 'missing', 'index'])
+def test_damage_is_noticed_and_repaired(model, pixels, tmp_path, kind):
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens)
+    whole = contents(tmp_path)
+    name = 'index' if kind == 'index' else 'tokens-00001'
+    path = tmp_path / f'{name}.safetensors'
+    content = bytearray(path.read_bytes())
+    if kind == 'truncated':
+        content = content[:-100]
+    elif kind == 'header':
+        content[:8] = b'\xff' * 8
+    else:
+        content[-2] ^= 64
+    path.write_bytes(content)
+    sample_counts.reset()
+    if kind == 'missing':
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match='tokens-00001.*is missing'):
+            LoadImageTokens(str(tmp_path))
+    elif kind in ('truncated', 'index'):
+        with pytest.raises(ValueError, match=f'{name}.*damaged.*cache_image_tokens'):
+            LoadImageTokens(str(tmp_path))
+    elif kind == 'header':
+        load = LoadImageTokens(str(tmp_path))
+        assert load(dict(img_path='000.jpg'))['image_tokens'].shape == (16, 32)
+        with pytest.raises(RuntimeError, match='tokens-00001.*damaged.*cache_image_t'):
+            load(dict(img_path='004.jpg'))
+    else:
+        load = LoadImageTokens(str(tmp_path))
+        names = [f'{index:03d}.jpg' for index in range(PHOTOGRAPHS)]
+        assert [load(dict(img_path=name)) for name in names].count(None) == 1
+        assert sample_counts.totals()['corrupt_image'] == 1
+    assert write(model, tokens)['written'] == (0 if kind == 'index' else 4)
+    assert contents(tmp_path) == whole
+
+
+def test_unusable_images_are_left_out_and_replaced_in_training(model, pixels, tmp_path):
+    folder = tmp_path / 'photographs'
+    shutil.copytree(pixels['data_root'], folder)
+    for index in (0, 4, 5, 6, 7):  # the whole second file of tokens, and one more
+        (folder / f'{index:03d}.jpg').write_bytes(b'no image')
+    (folder / '009.jpg').unlink()
+    pixels['data_root'] = str(folder)
+    tokens = cached(pixels, tmp_path / 'cache')
+    summary = write(model, tokens, num_workers=1)
+    assert (summary['images'], summary['skipped']) == (5, 6)
+    assert sample_counts.summary() == '1 missing file, 5 corrupt image'
+    # As with pixels, another one is drawn in its place, and it is the same one.
+    sample_counts.reset()
+    expected, found = batches(pixels, 4), batches(tokens, 4)
+    for one, other in zip(expected, found, strict=True):
+        for key in ('captions', 'img_path'):
+            assert one['data_samples'][key] == other['data_samples'][key]
+    totals = sample_counts.totals()
+    assert totals['uncached_image'] == totals['missing_file'] + totals['corrupt_image']
+    assert totals['uncached_image'] > 0
+    assert write(model, tokens)['written'] == 0
+
+
+# ------------------------------------------------------------------------ other things
+
+
+def test_8_bits_err_as_rounding_does():
+    tokens = torch.randn(7, 5, 384, generator=torch.Generator().manual_seed(0))
+    tokens[0, 0] = 0
+    packed = pack_tokens(tokens, 'int8')
+    assert packed['tokens'].dtype == torch.int8
+    stored = packed['tokens'].float() * packed['scales'][..., None]
+    steps = tokens.abs().amax(-1, keepdim=True) / 127
+    assert ((stored - tokens).abs() <= steps / 2 + 1e-6).all()
+    rows = unpack_tokens(packed)
+    assert rows.dtype == torch.bfloat16
+    torch.testing.assert_close(rows.float(), stored, rtol=2**-8, atol=0)
+    # What rounding to steps does to a normal distribution, and bfloat16 adds little.
+    error = (rows.float() - tokens).square().mean().sqrt().item()
+    assert error == pytest.approx((steps.square().mean() / 12).sqrt().item(), rel=0.05)
+
+
+def test_autocast_does_not_reach_what_is_written(model, pixels, tmp_path):
+    write(model, cached(pixels, tmp_path / 'plain'))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        write(model, cached(pixels, tmp_path / 'autocast'))
+    tokens = [
+        load_file(tmp_path / name / 'tokens-00000.safetensors')['tokens']
+        for name in ('plain', 'autocast')
+    ]
+    assert torch.equal(*tokens)
+
+
+def test_workers_map_the_files_themselves(model, pixels, tmp_path):
+    write(model, cached(pixels, tmp_path))
+    load = LoadImageTokens(str(tmp_path))
+    first = load(dict(img_path='000.jpg'))['image_tokens']
+    pickled = pickle.dumps(load)
+    assert len(pickled) < 30_000
+    again = pickle.loads(pickled)(dict(img_path='000.jpg'))['image_tokens']
+    assert torch.equal(again, first)
+
+
+def test_the_tool(run_config, pixels, tmp_path, capsys):
+    path = ROOT / 'tools' / 'dataset_tools' / 'cache_image_tokens.py'
+    main = runpy.run_path(str(path))['main']
+    arguments = [str(tmp_path / 'config.py'), '--device', 'cpu', '--num-workers', '0']
+
+    def complaint() -> str:
+        run_config.dump(arguments[0])
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert '\n' not in str(caught.value)
+        return str(caught.value).removeprefix('cache_image_tokens: ')
+
+    assert complaint().startswith('the config has LoadImageTokens in 0 pipelines')
+    dataset = cached({**pixels, 'data_root': '/nowhere'}, tmp_path / 'cache')
+    run_config.train_dataloader.dataset.dataset = dataset
+    run_config.model.encoder.pretrained = 'no_weights.pt'
+    assert complaint().startswith('/nowhere does not exist')  # before the weights
+    dataset['data_root'] = pixels['data_root']
+    run_config.train_dataloader.dataset.dataset = dataset
+    assert 'no_weights.pt' in complaint()
+    run_config.model.encoder.pretrained = None
+    run_config.dump(arguments[0])
+    capsys.readouterr()
+    main(arguments)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f'{tmp_path}/cache: 11 images (11 encoded now, nothing skip')
