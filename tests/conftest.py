@@ -15,6 +15,7 @@ import pacl_mmseg  # noqa: F401  (registers everything)
 
 # The models are tiny: more threads only get in each other's way. Subprocesses too.
 os.environ['OMP_NUM_THREADS'] = '1'
+os.environ['HF_HUB_OFFLINE'] = '1'  # nothing is fetched, nor waited for
 torch.set_num_threads(1)
 os.environ['PACL_CACHE_DIR'] = ''  # text banks are not kept from test to test
 

@@ -1,12 +1,14 @@
 """Tests of the InfoNCE loss, in one process and in several."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
+from processes import ranks
 from torch import Tensor, nn
 from torch.distributed import (
     all_gather,
@@ -209,9 +211,9 @@ def run_share(first: int, last: int, trainable_texts: bool) -> dict[str, Tensor]
     return values
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(folder: str) -> None:
     """One of four processes; saves what it computes in each of the runs."""
-    torch.set_num_threads(1)
+    rank = int(os.environ['RANK'])
     for shares in SHARES:
         if rank >= len(shares):
             continue
@@ -283,8 +285,8 @@ def load_run(
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the workers' results, as ``{shares}-{rank}-{trainable}.pt``."""
     folder = tmp_path_factory.mktemp('runs')
-    # 'spawn': a forked child may hang in the threads torch has started here.
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=4)
+    for done in ranks(worker, 4, str(folder)):
+        assert done.returncode == 0, done.stderr
     return folder
 
 
