@@ -1,6 +1,6 @@
 """PACL for MMSegmentation: importing the package registers all its types."""
 
-from pacl_mmseg.stack import check_stack
+from pacl_mmseg.stack import check_stack, without_noise
 
 check_stack()
 
@@ -11,7 +11,8 @@ from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 # ``mmpretrain::...`` with the maintained continuation too.
 MODULE2PACKAGE.update({name: name for name in ('pacl_mmseg', 'mmseg', 'mmpretrain')})
 
-from pacl_mmseg import datasets, engine, evaluation, models  # noqa: E402, F401
+with without_noise():
+    from pacl_mmseg import datasets, engine, evaluation, models  # noqa: F401
 from pacl_mmseg.version import __version__  # noqa: E402
 
 __all__ = ['__version__']

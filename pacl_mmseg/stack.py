@@ -7,7 +7,10 @@ Installed together they overwrite each other's files, so exactly one may be ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 # The lowest versions that the test suite is known to pass with, per family.
@@ -73,6 +76,24 @@ def check_stack(version_of: Callable[[str], str | None] = installed_version) -> 
                 f"pip install '{name}>={lowest}'"
             )
     return family
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Import OpenMMLab's packages without two messages that mean nothing here.
+
+    ``onedl-mmsegmentation`` prints that the service it is named after is not there;
+    MMCV warns of a compiled operator, which nothing here needs. All else is passed on.
+    """
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention')
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            if line != 'Could not import OneDL':
+                print(line)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

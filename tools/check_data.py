@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterable, Sequence
 
 import cli
 from mmengine.logging import MMLogger
 
-from pacl_mmseg.datasets.preparation import OFFICIAL, check_benchmark
-from pacl_mmseg.utils.names import check_name
+OFFICIAL = cli.names_in('OFFICIAL', 'datasets/preparation/official.py')
 
 
 def parse(
@@ -25,9 +23,11 @@ def parse(
     cli.add_data_root_argument(parser)
     cli.add_traceback_argument(parser)
     args = parser.parse_args(argv)
+    from pacl_mmseg.utils import check_name
+
     cli.set_data_root(args)
     # A config says each time that it read PACL_DATA_ROOT.
-    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    MMLogger.get_current_instance().setLevel('WARNING')
     for name in args.benchmarks:
         check_name('benchmark', name, OFFICIAL)
     return args
@@ -35,6 +35,8 @@ def parse(
 
 def report(benchmarks: Iterable[str], sample: int | None = 100) -> bool:
     """Print a verdict on each benchmark; returns whether all are usable."""
+    from pacl_mmseg.datasets.preparation import check_benchmark
+
     usable = True
     for name in benchmarks:
         verdict = check_benchmark(name, sample=sample)

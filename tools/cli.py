@@ -1,28 +1,31 @@
-"""What the command-line tools share."""
+"""What the command-line tools share.
+
+Nothing heavy is imported before the arguments are parsed: ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import logging
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.logging import MessageHub, MMLogger
 
-from pacl_mmseg.apis import apply_options, load_config
-from pacl_mmseg.apis.messages import reason_of
-from pacl_mmseg.benchmark import PROTOCOLS, apply_protocol
-from pacl_mmseg.benchmark.missing import missing_data
-from pacl_mmseg.engine import shut_down
-
-# What bad input raises, as opposed to a mistake in the program.
-# MMSeg asserts that files can be read, and names them; MMEngine says of which type an
-# option (TypeError) or the type itself (KeyError) is unknown.
-EXPECTED_ERRORS = (
-    *(ValueError, OSError, RuntimeError, ImportError),
-    *(AssertionError, TypeError, KeyError),
-)
+# What bad input raises at any time. Anything else is a mistake in a config while its
+# parts are built, and later one in the program.
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+# What a launcher sets, and how to get it.
+LAUNCHED = {
+    'pytorch': ('RANK', 'torchrun, or tools/dist_train.sh'),
+    'slurm': ('SLURM_PROCID', 'srun, or tools/slurm_train.sh'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
 
 
 def add_common_arguments(
@@ -69,10 +72,23 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """What the tools that evaluate share."""
     parser.add_argument(
         '--protocol',
-        help=f'evaluate as published: {", ".join(PROTOCOLS)} (docs/protocols.md); '
-        "by default the config's own settings, which are those of sclip",
+        help="evaluate as published, see docs/protocols.md; by default the config's "
+        'own settings, which are those of sclip',
     )
     add_data_root_argument(parser)
+
+
+def names_in(table: str, module: str) -> list[str]:
+    """The keys of a table in a module of the package that imports nothing heavy.
+
+    Only its file is read: importing the package takes seconds, which ``--help`` lacks.
+
+    Args:
+        table: Name of a mapping.
+        module: Path of the module in the package.
+    """
+    (package,) = importlib.util.find_spec('pacl_mmseg').submodule_search_locations
+    return list(runpy.run_path(str(Path(package, module)))[table])
 
 
 def set_data_root(args: argparse.Namespace) -> None:
@@ -93,7 +109,15 @@ def set_data_root(args: argparse.Namespace) -> None:
 
 
 def config_from(args: argparse.Namespace) -> Config:
-    """Read the config and apply the arguments that all tools have."""
+    """Read the config and apply the arguments that all tools have.
+
+    Raises:
+        ValueError: The config, or an argument, says what nothing understands.
+    """
+    from pacl_mmseg.apis import apply_options, load_config
+    from pacl_mmseg.apis.checking import check_config
+
+    check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     set_data_root(args)
     cfg = load_config(args.config)
@@ -103,13 +127,31 @@ def config_from(args: argparse.Namespace) -> Config:
                 f'--protocol differs from benchmark to benchmark, and {args.config} '
                 "does not say which it is: add benchmark = '...' to it."
             )
+        from pacl_mmseg.benchmark import apply_protocol
+
         apply_protocol(cfg, args.protocol, cfg.benchmark)
     apply_options(cfg, args.cfg_options)
+    check_config(cfg)
     cfg.launcher = args.launcher
     parts = [Path(args.config).stem, getattr(args, 'protocol', None)]
     default = Path('work_dirs') / '_'.join(filter(None, parts))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(default)
     return cfg
+
+
+def check_launcher(launcher: str) -> None:
+    """Complain about a launcher that has not started this process.
+
+    Raises:
+        ValueError: What it sets in the environment is not set.
+    """
+    variable, program = LAUNCHED.get(launcher, (None, None))
+    if variable and variable not in os.environ:
+        raise ValueError(
+            f'--launcher {launcher} is for processes that {launcher} has started, and '
+            f'{variable} is not set here: start this with {program}, or leave out '
+            '--launcher.'
+        )
 
 
 def check_data_root(cfg: Config, *loaders: str) -> None:
@@ -118,6 +160,8 @@ def check_data_root(cfg: Config, *loaders: str) -> None:
     Raises:
         FileNotFoundError: A folder or list of a dataset does not exist.
     """
+    from pacl_mmseg.benchmark.missing import missing_data
+
     for name in loaders:
         sentence = missing_data(cfg, name)
         if sentence:
@@ -125,12 +169,57 @@ def check_data_root(cfg: Config, *loaders: str) -> None:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a tool; bad input ends in one sentence and exit status 1."""
+    """Run a tool; bad input ends in one sentence and exit status 1.
+
+    A log file, where there is one already, has the traceback of every error. The
+    console has it too, with ``--traceback``, or if the program made a mistake after the
+    first batch: hours later it is all there is.
+    """
     try:
         main()
-    except EXPECTED_ERRORS as error:
-        if '--traceback' in sys.argv or not str(error):
+    except Exception as error:
+        log_traceback()
+        expected = isinstance(error, EXPECTED_ERRORS) or not batches_done()
+        if '--traceback' in sys.argv or not expected:
             raise
-        sentence = ' '.join(reason_of(error).split())
+        sentence = reason_of(error)
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')
+    from pacl_mmseg.engine import shut_down
+
     shut_down()
+
+
+def batches_done() -> bool:
+    """Whether a batch was finished, whose time MMEngine's IterTimerHook notes."""
+    scalars = MessageHub.get_current_instance().log_scalars
+    return any(name.endswith('/time') for name in scalars)
+
+
+def log_traceback() -> None:
+    """Write the traceback of the error at hand to the log files, not the console."""
+    logger = MMLogger.get_current_instance()
+    record = logger.makeRecord(
+        *(logger.name, logging.ERROR, __file__, 0, 'This run ended with:', ()),
+        exc_info=sys.exc_info(),
+    )
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def reason_of(error: Exception) -> str:
+    """An error's message in one line; of one from a data worker, without its traceback.
+
+    With its type and place, where these may be all that it says.
+    """
+    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    if 'Original Traceback' in message:  # its last line says it
+        message = message.strip().splitlines()[-1].partition(': ')[2]
+    message = ' '.join(message.split())
+    if isinstance(error, EXPECTED_ERRORS) and message:
+        return message
+    place = error.__traceback__
+    while place.tb_next:
+        place = place.tb_next
+    file = os.path.relpath(place.tb_frame.f_code.co_filename)
+    return f'{type(error).__name__} in {file}:{place.tb_lineno}: {message}'

@@ -9,13 +9,6 @@ import argparse
 from collections.abc import Sequence
 
 import cli
-import torch
-from mmengine.registry import init_default_scope
-from safetensors.torch import save_file
-
-from pacl_mmseg.apis import load_config
-from pacl_mmseg.engine.checkpoint import load_checkpoint_file
-from pacl_mmseg.registry import MODELS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +16,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('config', help='config with both towers unfrozen')
     parser.add_argument('checkpoint', help='checkpoint that it trained')
     parser.add_argument('out', help='.safetensors file, readable as `pretrained=`')
+    cli.add_traceback_argument(parser)
     args = parser.parse_args(argv)
+    import torch
+    from mmengine.registry import init_default_scope
+    from safetensors.torch import save_file
+
+    from pacl_mmseg.apis import load_config
+    from pacl_mmseg.engine.checkpoint import load_checkpoint_file
+    from pacl_mmseg.registry import MODELS
+
     init_default_scope('mmseg')
     model = MODELS.build(load_config(args.config).model)
     model.load_state_dict(load_checkpoint_file(args.checkpoint)['state_dict'])

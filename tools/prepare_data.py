@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import check_data
 import cli
 
-from pacl_mmseg.datasets.preparation import CONVERTERS, OFFICIAL, prepare_benchmark
-
 
 def usable_cores() -> int:
     """Cores that this process may run on, where the system says which."""
@@ -27,7 +25,7 @@ def usable_cores() -> int:
 def main(argv: Sequence[str] | None = None) -> bool:
     """Convert benchmarks; returns whether all are usable."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('benchmarks', nargs='+', help=', '.join(OFFICIAL))
+    parser.add_argument('benchmarks', nargs='+', help=', '.join(check_data.OFFICIAL))
     parser.add_argument(
         '--source',
         help='official annotations, if not where docs/datasets.md puts them; for '
@@ -40,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> bool:
         '--overwrite', action='store_true', help='also convert what is there already'
     )
     args = check_data.parse(parser, argv)
+    from pacl_mmseg.datasets.preparation import CONVERTERS, prepare_benchmark
+
     if args.source and len(args.benchmarks) > 1:
         raise ValueError('--source belongs to one benchmark: prepare them one by one.')
     for name in args.benchmarks:

@@ -11,12 +11,6 @@ from pathlib import Path
 
 import cli
 from mmengine.config import ConfigDict
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
-
-from pacl_mmseg.benchmark import describe_test, evaluation_record, format_protocol
-from pacl_mmseg.benchmark.results import write_json
-from pacl_mmseg.registry import RUNNERS
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +36,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Test and return the metrics."""
     args = parse_args(argv)
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+
+    from pacl_mmseg.benchmark import describe_test, evaluation_record, format_protocol
+    from pacl_mmseg.benchmark.results import write_json
+    from pacl_mmseg.registry import RUNNERS
+
     cfg = cli.config_from(args)
     cfg.load_from = args.checkpoint
     cli.check_data_root(cfg, 'test_dataloader')

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cli
-import torch
-from mmengine.runner import Runner
 
-from pacl_mmseg.registry import RUNNERS, kind_of
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,6 +36,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Runner:
     """Train and return the runner."""
     args = parse_args(argv)
+    import torch
+    from mmengine.runner import Runner
+
+    from pacl_mmseg.registry import RUNNERS, kind_of
+
     cfg = cli.config_from(args)
     cli.check_data_root(cfg, 'train_dataloader', 'val_dataloader')
     amp = args.amp or kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper'

@@ -30,9 +30,14 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         options: See :func:`apply_options`.
 
     Raises:
-        ValueError: As :func:`apply_options`.
+        FileNotFoundError: There is no such file.
+        ValueError: It is no config; or see :func:`apply_options`.
     """
-    config = unformatted(Config.fromfile(path))
+    try:
+        config = unformatted(Config.fromfile(path))
+    except (SyntaxError, NameError, LookupError, AttributeError, TypeError) as error:
+        reason = f'{type(error).__name__}: {error}'
+        raise ValueError(f'{path} cannot be read as a config: {reason}') from error
     apply_options(config, options)
     return config
 

@@ -4,9 +4,15 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ask whether the known name nearest to ``name`` was meant; '' if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Ask whether the known name nearest to ``name`` was meant; '' if none is near.
+
+    Args:
+        name: A mistyped name.
+        known: All names.
+        alike: How near is near, from 0 to 1; see ``difflib.get_close_matches``.
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return f' Did you mean {nearest[0]!r}?' if nearest else ''
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
-from pacl_mmseg.datasets.packing import pack_shards
-
 
 def _column(text: str) -> int | str:
     return int(text) if text.isdigit() else text
@@ -52,6 +49,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
+    from pacl_mmseg.datasets.packing import pack_shards
+
     prefix = dict(img_path=args.image_root)
     if not Path(args.annotations).is_file():
         raise SystemExit(
