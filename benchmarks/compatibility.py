@@ -2,7 +2,7 @@
 
     python benchmarks/compatibility.py --device cpu --sizes 64 256
     python benchmarks/compatibility.py --device cuda --dtype bfloat16 \\
-        --matmul-dtype bfloat16 --implementations blockwise triton --sizes 4096
+        --matmul-dtype bfloat16 --implementations blockwise --sizes 4096
 
 Needs the package installed, or the repository in PYTHONPATH. Each size is the number
 of images and of texts; a measurement is one forward and backward with gradients for
@@ -22,10 +22,9 @@ Matrix rate: two floors of an implementation in blocks take turns with it.
   pacl_mmseg/ops/compatibility_blockwise.py counts, at the rate of large square products
   of the same type in a row: the device's own matrix rate, whatever the shapes are.
 
-``of products`` and ``of device`` are these floors over the measured time. Triton's
-forward multiplies more than the count: it pads T to a power of two and forms the pooled
-vectors where the blocks may use the Gram matrix. On the CPU products of 16-bit operands
-are computed in float32, and that is what both floors measure.
+``of products`` and ``of device`` are these floors over the measured time. On the CPU
+products of 16-bit operands are computed in float32, and that is what both floors
+measure.
 
 Extra memory: the peak during one forward and backward, less what was held before it
 (inputs among it), the result and the gradient of the patch tokens. On CUDA from the
@@ -56,7 +55,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pacl_mmseg.ops import compatibility, compatibility_reference
 from pacl_mmseg.ops.compatibility_blockwise import multiply_adds
 
-IMPLEMENTATIONS = ('reference', 'blockwise', 'triton')
+IMPLEMENTATIONS = ('reference', 'blockwise')
 PRODUCTS = 'products alone'
 DEVICE = 'device'
 DIRECTIONS = ('forward', 'backward')
@@ -80,7 +79,6 @@ def function(name: str, options: argparse.Namespace) -> Callable[..., Tensor]:
             tokens,
             texts,
             mode=options.mode,
-            implementation=name,
             matmul_dtype=options.matmul_dtype,
             compile=options.compile,
         )

@@ -1,7 +1,6 @@
 """Tensor operations of PACL that depend on nothing but PyTorch."""
 
 from .compatibility import (
-    IMPLEMENTATIONS,
     MODES,
     compatibility,
     compatibility_reference,
@@ -13,7 +12,6 @@ from .compiled import compiled
 from .pamr import pamr
 
 __all__ = [
-    'IMPLEMENTATIONS',
     'MODES',
     'compatibility',
     'compatibility_reference',

@@ -34,10 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compatibility_blockwise import EPS, BlockwiseCompatibility, BlockwiseOptions
-from .compatibility_triton import report_blocks, triton_obstacle
 
 MODES = ('softmax', 'sigmoid', 'max', 'mean', 'cls')
-IMPLEMENTATIONS = ('blockwise', 'triton')
 
 DEFAULT_WEIGHT_SCALE = {'softmax': 1.0, 'sigmoid': 10.0}
 
@@ -127,7 +125,6 @@ def compatibility(
     valid: Tensor | None = None,
     cls_tokens: Tensor | None = None,
     matmul_dtype: str | None = None,
-    implementation: str = 'blockwise',
     compile: bool | None = None,
     max_block_elements: int | None = None,
 ) -> Tensor:
@@ -154,12 +151,6 @@ def compatibility(
             everything elementwise stay in float32. None, the default: no rounding
             (float32 products on CUDA follow
             :func:`torch.set_float32_matmul_precision`).
-        implementation: ``'blockwise'`` or, for the forward of modes softmax and
-            sigmoid, ``'triton'``: a kernel, where it can serve (CUDA, T up to 256,
-            a ``matmul_dtype``, whose products tensor cores compute). Otherwise, and
-            from then on where the kernel fails to compile or start, blocks, with one
-            warning for each reason. Backward is block-wise in either case. The default
-            is not the kernel because that has not been measured on a GPU yet.
         compile: Fuse what is between the matrix products of a block with
             torch.compile; where that fails it is done without, with one warning.
             None, the default: on CUDA only. Compiling takes a while, at the first
@@ -175,11 +166,11 @@ def compatibility(
 
     Raises:
         ValueError: As :func:`compatibility_reference`, for an unknown
-            ``matmul_dtype`` or ``implementation``, a ``matmul_dtype`` for float64
-            inputs, and for ``max_block_elements`` below 1.
+            ``matmul_dtype``, one for float64 inputs, and for ``max_block_elements``
+            below 1.
     """
     _check(patch_tokens, texts, mode, valid, cls_tokens)
-    check_options(matmul_dtype, implementation, max_block_elements)
+    check_options(matmul_dtype, max_block_elements)
     on_cpu = patch_tokens.device.type == 'cpu'
     with torch.autocast(patch_tokens.device.type, enabled=False):
         dtype = _compute_dtype(patch_tokens, texts)
@@ -200,9 +191,6 @@ def compatibility(
                 _DEFAULT_BLOCK_ELEMENTS_CPU if on_cpu else _DEFAULT_BLOCK_ELEMENTS_GPU
             )
         operand_dtype = getattr(torch, matmul_dtype) if matmul_dtype else dtype
-        triton = implementation == 'triton' and _can_use_triton(
-            patch_tokens, dtype, operand_dtype
-        )
         options = BlockwiseOptions(
             mode=mode,
             normalize_first=normalize_first,
@@ -210,7 +198,6 @@ def compatibility(
             operand_dtype=operand_dtype,
             max_block_elements=max_block_elements,
             compile=not on_cpu if compile is None else compile,
-            triton=triton,
         )
         return BlockwiseCompatibility.apply(
             patch_tokens,
@@ -351,18 +338,12 @@ def weight_entropy(
     return torch.cat(entropies)
 
 
-def check_options(
-    matmul_dtype: str | None, implementation: str, max_block_elements: int | None
-) -> None:
+def check_options(matmul_dtype: str | None, max_block_elements: int | None) -> None:
     """Raise ValueError for options that :func:`compatibility` does not know."""
     if matmul_dtype is not None and matmul_dtype not in MATMUL_DTYPES:
         raise ValueError(
             f'matmul_dtype must be None or one of {MATMUL_DTYPES}, not '
             f'{matmul_dtype!r}.'
-        )
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f'implementation must be one of {IMPLEMENTATIONS}, not {implementation!r}.'
         )
     if max_block_elements is not None and max_block_elements < 1:
         raise ValueError(
@@ -404,16 +385,6 @@ def _check(
                 f'cls_tokens must be of shape {(shape[0], shape[2])}, not '
                 f'{tuple(cls_tokens.shape)}.'
             )
-
-
-def _can_use_triton(
-    patch_tokens: Tensor, dtype: torch.dtype, operand_dtype: torch.dtype
-) -> bool:
-    """Whether the kernel can serve; if not, a warning says why, once per reason."""
-    obstacle = triton_obstacle(patch_tokens, dtype, operand_dtype)
-    if obstacle is not None:
-        report_blocks(obstacle)
-    return obstacle is None
 
 
 def _compute_dtype(patch_tokens: Tensor, texts: Tensor) -> torch.dtype:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .compatibility_triton import give_up, triton_forward
 from .compiled import compiled
 
 # Below this a norm counts as zero, as in torch.nn.functional.normalize.
@@ -24,7 +23,6 @@ class BlockwiseOptions:
     Attributes:
         operand_dtype: Precision of the matrix products' operands.
         compile: Whether to fuse what is between the products with torch.compile.
-        triton: Whether the kernel replaces the blocks in forward.
     """
 
     mode: str
@@ -33,7 +31,6 @@ class BlockwiseOptions:
     operand_dtype: torch.dtype
     max_block_elements: int
     compile: bool
-    triton: bool
 
 
 class BlockwiseCompatibility(torch.autograd.Function):
@@ -83,16 +80,9 @@ class BlockwiseCompatibility(torch.autograd.Function):
 
         The type of ``text_units`` is the one to compute in.
         """
-        arguments = (patch_tokens, text_units, weight_scale, valid, options)
-        results = None
-        if options.triton:
-            try:
-                results = triton_forward(*arguments)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever compiler and driver come up with
-                give_up(error)
-        phi, lengths, totals = results or _forward(*arguments)
+        phi, lengths, totals = _forward(
+            patch_tokens, text_units, weight_scale, valid, options
+        )
         ctx.save_for_backward(
             patch_tokens, text_units, weight_scale, valid, phi, lengths, totals
         )

@@ -120,7 +120,6 @@ def test_statistics_of_the_first_images():
         (dict(learnable=True, weight_scale=0.0), 'within its bounds'),
         (dict(learnable=True, weight_scale=200.0), 'within its bounds'),
         (dict(matmul_dtype='float8'), 'bfloat16'),
-        (dict(implementation='fused'), 'blockwise'),
         (dict(max_block_elements=0), 'at least 1'),
     ],
 )

@@ -15,7 +15,6 @@ from pacl_mmseg.ops import (
     MODES,
     compatibility,
     compatibility_reference,
-    compatibility_triton,
     own_caption_compatibility,
     weight_entropy,
 )
@@ -448,7 +447,6 @@ def test_errors(function):
         (dict(max_block_elements=0), 'max_block_elements must be at least 1'),
         (dict(matmul_dtype='half'), 'bfloat16'),
         (dict(matmul_dtype='bfloat16'), 'not for torch.float64'),
-        (dict(implementation='cuda'), 'triton'),
     ],
 )
 def test_unknown_options(options, message):
@@ -570,7 +568,7 @@ def test_weights_again_from_the_log_sum_exps(masked):
     mask = torch.arange(13)[None, :, None].ge(torch.tensor([4, 13])[:, None, None])
     mask = mask if masked else None
     options = blockwise.BlockwiseOptions(
-        'softmax', False, True, r.dtype, 100, compile=False, triton=False
+        'softmax', False, True, r.dtype, 100, compile=False
     )
     for scale in (0.0, 3.0, 1e5):
         scale = torch.tensor(scale, dtype=torch.float64)
@@ -593,15 +591,6 @@ def test_rows_of_the_gram_matrix_are_aligned(tokens):
     assert operand.stride(1) * operand.element_size() % 16 == 0
     assert operand.stride(0) == tokens * operand.stride(1)
     assert blockwise._as_operand(gram, torch.float32) is gram
-
-
-def test_triton_falls_back_to_blocks(caplog, monkeypatch):
-    monkeypatch.setattr(compatibility_triton, '_REPORTED', set())
-    inputs = make_inputs()
-    for _ in range(2):
-        phi = compatibility(**inputs, implementation='triton')
-        assert torch.equal(phi, compatibility(**inputs))
-    assert caplog.text.count("implementation='triton' is computed in blocks") == 1
 
 
 class CountProducts(TorchDispatchMode):

@@ -50,8 +50,7 @@ class CompatibilityFunction(nn.Module):
             re-implementations do (modes softmax and sigmoid; for ablations).
         matmul_dtype: Precision of matrix products, ``bfloat16``, ``float16`` or None,
             which rounds nothing; see :func:`pacl_mmseg.ops.compatibility`, also for
-            the next three.
-        implementation: ``blockwise`` or ``triton``.
+            the next two.
         compile: Fuse elementwise parts with torch.compile; None: on CUDA.
         max_block_elements: Limit of a block's size.
 
@@ -70,7 +69,6 @@ class CompatibilityFunction(nn.Module):
         renormalize: bool = True,
         pooling: str = 'pairwise',
         matmul_dtype: str | None = None,
-        implementation: str = 'blockwise',
         compile: bool | None = None,
         max_block_elements: int | None = None,
     ) -> None:
@@ -84,7 +82,7 @@ class CompatibilityFunction(nn.Module):
                     f'{name} must be one of {known}, not {value!r}.'
                     + did_you_mean(str(value), known)
                 )
-        check_options(matmul_dtype, implementation, max_block_elements)
+        check_options(matmul_dtype, max_block_elements)
         self.has_weights = mode in DEFAULT_WEIGHT_SCALE
         if not self.has_weights and (learnable or pooling == 'own_caption'):
             raise ValueError(
@@ -101,7 +99,6 @@ class CompatibilityFunction(nn.Module):
         self.pooling = pooling
         self.execution = dict(
             matmul_dtype=matmul_dtype,
-            implementation=implementation,
             compile=compile,
             max_block_elements=max_block_elements,
         )
