@@ -1,22 +1,33 @@
-# Everything in a virtual environment of its own, .venv, made when it is needed.
+# Everything in a virtual environment of its own, made when it is needed: .venv, or with
+# STACK=mmlab, for upstream's OpenMMLab packages in place of onedl's, .venv_mmlab.
 PYTHON ?= python3
-VENV ?= .venv
+STACK ?= onedl
+VENV ?= $(if $(filter mmlab,$(STACK)),.venv_mmlab,.venv)
+PIP = $(VENV)/bin/pip install -c constraints.txt
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test install clean
 
-quickstart: $(VENV)/.installed
+quickstart: install
 	$(VENV)/bin/python tools/quickstart.py
 
-test: $(VENV)/.installed
+test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
 
-# MMCV_WITH_OPS=0: MMCV without its compiled operators, which nothing here needs.
+install: $(VENV)/.installed
+
+# Nothing here needs MMCV's compiled operators. onedl's MMCV does without; upstream's has
+# to be compiled, since MMSegmentation imports them: beside PyTorch and an older
+# setuptools, for CPUs alone, and not optimised, which would take four times as long.
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	MMCV_WITH_OPS=0 $(VENV)/bin/pip install -c constraints.txt -e '.[onedl,tests]'
+ifeq ($(STACK),mmlab)
+	$(PIP) torch torchvision 'setuptools<81' wheel ninja
+	CUDA_VISIBLE_DEVICES= CFLAGS='-O0 -g0' $(PIP) --no-build-isolation mmcv
+endif
+	MMCV_WITH_OPS=0 $(PIP) -e '.[$(STACK),nouns,data,tensorboard,tests]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) work_dirs
+	rm -rf .venv .venv_mmlab work_dirs

@@ -78,9 +78,11 @@ setup(
         ],
         'mmlab': [
             'mmengine>=0.10.4',
-            'mmcv>=2.0.0,<2.2.0',  # mmsegmentation 1.2.2 refuses 2.2.0
+            # mmsegmentation 1.2.2 refuses 2.2.0. There are no wheels: see the Makefile.
+            'mmcv>=2.0.0,<2.2.0',
             'mmsegmentation>=1.2.2',
             'mmpretrain>=1.2.0',
+            'setuptools<81',  # mmengine imports pkg_resources
         ],
         'nouns': ['spacy'],  # noun prompts of real captions
         # Preparing benchmarks: masks of Pascal Context and of COCO's instances; what

@@ -6,6 +6,10 @@ type be named without a prefix in any MMSeg config. A config needs one line::
     custom_imports = dict(imports=['pacl_mmseg'], allow_failed_imports=False)
 
 Collate functions go into MMEngine's ``FUNCTIONS``; MMSegmentation has none of its own.
+
+MMEngine marks what a config inherits as ``pacl_mmseg::file`` with
+``_scope_='pacl_mmseg'``, and looks for its types in registries of that scope. Ours are
+empty, but children of MMSeg's, where the types are found.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmengine.registry import FUNCTIONS
+import mmseg.registry
+from mmengine.registry import FUNCTIONS, Registry
 from mmseg.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -38,6 +43,15 @@ __all__ = [
     'kind_of',
     'typed',
 ]
+
+for _registry in vars(mmseg.registry).values():
+    if isinstance(_registry, Registry):
+        Registry(
+            _registry.name,
+            parent=_registry,
+            scope='pacl_mmseg',
+            locations=['pacl_mmseg'],
+        )
 
 
 def typed(node: Any) -> Iterator[tuple[str, dict]]:

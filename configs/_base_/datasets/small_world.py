@@ -36,6 +36,12 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(split='test', num_scenes=500, **segmentation),
 )
+# For image files, with MMSeg's inference_model; scenes are rendered, and have none.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 64), keep_ratio=True),  # scenes are 64 x 64
+    dict(type='PackSegInputs'),
+]
 # Never together in a training picture or caption: the open vocabulary.
 held_out = [
     'plain red',

@@ -64,7 +64,7 @@ class PackImageText(BaseTransform):
 
 
 @FUNCTIONS.register_module()
-def collate_image_text(batch: Sequence[dict]) -> dict:
+def collate_image_text(batch: Sequence[dict], _scope_: str | None = None) -> dict:
     """Make a batch of packed image-text pairs: tensors stacked, all else listed.
 
     Tensors are stacked once; in a data worker straight into shared memory.
@@ -72,6 +72,7 @@ def collate_image_text(batch: Sequence[dict]) -> dict:
     Args:
         batch (Sequence[dict]): Samples of ``PackImageText``: ``inputs`` and a dict
             ``data_samples``.
+        _scope_: Given, and of no use, where a config inherits this from a package.
 
     Returns:
         dict: ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
