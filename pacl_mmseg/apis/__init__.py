@@ -1,4 +1,11 @@
 from pacl_mmseg.apis.config import apply_options, load_config
+from pacl_mmseg.apis.inference import Inferencer, init_model
 from pacl_mmseg.apis.vocabulary import set_vocabulary
 
-__all__ = ['apply_options', 'load_config', 'set_vocabulary']
+__all__ = [
+    'Inferencer',
+    'apply_options',
+    'init_model',
+    'load_config',
+    'set_vocabulary',
+]

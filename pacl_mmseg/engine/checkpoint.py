@@ -6,11 +6,13 @@ import os
 import pickle
 import random
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.runner import Runner
+from torch import nn
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
@@ -55,6 +57,38 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
     if not isinstance(checkpoint, dict):
         raise RuntimeError(f'{path} holds no state dict: use another checkpoint.')
     return checkpoint
+
+
+def check_fit(weights: Mapping[str, Any], model: nn.Module, path: str) -> None:
+    """Complain about the weights of another model.
+
+    Args:
+        weights: A state dict; what is frozen may be missing.
+        model: What they are for.
+        path: The file that they come from.
+
+    Raises:
+        RuntimeError: They lack trained parameters, or have parameters that are unknown.
+    """
+    missing = [
+        name
+        for name, value in model.named_parameters()
+        if value.requires_grad
+        and (name not in weights or weights[name].shape != value.shape)
+    ]
+    if missing:
+        raise RuntimeError(
+            f'{path} lacks {len(missing)} trained parameters of this model, or has '
+            f'them in another shape (the first is {missing[0]}): it belongs to '
+            'another config.'
+        )
+    parts, known = dict(model.named_children()), model.state_dict().keys()
+    unknown = [k for k in weights if k.split('.')[0] in parts and k not in known]
+    if unknown:
+        raise RuntimeError(
+            f'{path} has {len(unknown)} parameters that this model lacks (the first '
+            f'is {unknown[0]}): it belongs to another config.'
+        )
 
 
 def plain(value: Any) -> Any:

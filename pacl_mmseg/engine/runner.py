@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from pacl_mmseg.engine.checkpoint import (
     CheckpointNotWritten,
+    check_fit,
     last_good,
     load_checkpoint_file,
     random_state,
@@ -253,25 +254,8 @@ class ContrastivePretrainRunner(Runner):
         weights = checkpoint.get('state_dict', checkpoint)
         for pattern, replacement in revise_keys:
             weights = {re.sub(pattern, replacement, k): v for k, v in weights.items()}
-        missing = [
-            name
-            for name, value in model.named_parameters()
-            if value.requires_grad
-            and (name not in weights or weights[name].shape != value.shape)
-        ]
-        if missing and (self._resume or not self._training):
-            raise RuntimeError(
-                f'{filename} lacks {len(missing)} trained parameters of this model, '
-                f'or has them in another shape (the first is {missing[0]}): it belongs '
-                'to another config.'
-            )
-        parts, known = dict(model.named_children()), model.state_dict().keys()
-        unknown = [k for k in weights if k.split('.')[0] in parts and k not in known]
-        if unknown and (self._resume or not self._training):
-            raise RuntimeError(
-                f'{filename} has {len(unknown)} parameters that this model lacks (the '
-                f'first is {unknown[0]}): it belongs to another config.'
-            )
+        if self._resume or not self._training:
+            check_fit(weights, model, filename)
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
         self._has_loaded = True
         self._loaded = checkpoint
