@@ -136,7 +136,8 @@ def _read_torchscript(path: str) -> dict[str, Tensor]:
 
     ``torch.jit.load`` would compile that code, and run part of it. Without it the
     archive is what ``torch.save`` writes, of modules in place of a dict, and is read
-    with ``weights_only``, which makes nothing but tensors and :class:`_Scripted`.
+    with ``weights_only``, which makes nothing but tensors, lists of numbers and
+    :class:`_Scripted`.
     """
     plain = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(plain, 'w') as target:
@@ -145,12 +146,18 @@ def _read_torchscript(path: str) -> dict[str, Tensor]:
             if parts[-1] != 'constants.pkl' and 'code' not in parts:
                 target.writestr(entry.filename, source.read(entry))
     plain.seek(0)
-    types = torch.serialization.get_unsafe_globals_in_checkpoint(plain)
-    modules = [(_Scripted, name) for name in types if name.startswith('__torch__')]
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(plain)
+    stand_ins = {'__torch__.': _Scripted, 'torch.jit._pickle.': _itself}
+    known = [(s, n) for n in names for k, s in stand_ins.items() if n.startswith(k)]
     plain.seek(0)
-    with torch.serialization.safe_globals(modules):
+    with torch.serialization.safe_globals(known):
         root = torch.load(plain, map_location='cpu', weights_only=True)
     return dict(_tensors(root))
+
+
+def _itself(value: object, *_: object) -> object:
+    """What stands for PyTorch's functions that make a list of numbers of one."""
+    return value
 
 
 def _tensors(module: object, prefix: str = '') -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from open_clip.model import CustomTextCLIP
 from pacl_mmseg.apis import load_config
 from pacl_mmseg.models.encoder import hand_over, hand_to_transforms
 from pacl_mmseg.models.open_clip_model import build_open_clip
-from pacl_mmseg.registry import MODELS
+from pacl_mmseg.registry import MODELS, RUNNERS, TRANSFORMS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 OTHER = dict(
@@ -165,12 +165,21 @@ def test_other_mistakes(ours):
 
 @pytest.mark.parametrize('place', ['data_preprocessor', 'backbone', 'decode_head'])
 def test_unequal_encoders_of_a_stock_segmentor_are_refused(tiny_model, place, tmp_path):
-    hand_over(tiny_model)
+    assert hand_over(tiny_model) == tiny_model
     part = tiny_model[place]
     part.get('text_encoder', part).pretrained = 'mine.pt'
     Config(dict(model=tiny_model.to_dict())).dump(tmp_path / 'config.py')
     with pytest.raises(ValueError, match="pretrained='mine.pt'|'mine.pt': both need"):
         load_config(tmp_path / 'config.py')
+
+
+def test_parts_of_ours_may_say_it_as_in_configs_of_before(tiny_model):
+    tiny_model.type = 'ZeroShotSegmentor'
+    model = MODELS.build(tiny_model)
+    assert model.backbone.description == model.decode_head.text_encoder.description
+    tiny_model.backbone.init_seed = 1
+    with pytest.raises(ValueError, match='text_encoder has init_seed=0.*backbone 1'):
+        MODELS.build(tiny_model)
 
 
 def test_a_stock_segmentor_has_no_encoder(config):
@@ -214,6 +223,35 @@ def test_it_is_built_once_and_only_the_towers_are_kept(ours, monkeypatch):
     gc.collect()
     assert len(built) == 1 and built[0]() is None
     assert model.backbone.description == model.decode_head.text_encoder.description
+
+
+def test_the_runner_tells_transforms(ours, tmp_path):
+    cfg = load_config(CONFIGS / 'small_world' / 'pacl.py')
+    ours.decode_head.pop('vocabulary')
+    ours.decode_head.dataset_name = 'small_world'
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='WARNING'))
+    cfg.model, cfg.visualizer.name = ours, 'test_the_runner'
+    cfg.train_cfg.update(max_iters=1)
+    cfg.train_dataloader.update(
+        batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False
+    )
+    dataset = cfg.train_dataloader.dataset.dataset
+    dataset.num_scenes = 4
+    steps = [dict(type='CLIPResizeCrop'), dict(type='TokenizeCaption')]
+    dataset.pipeline = [*steps, dict(type='PackImageText')]
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg[key] = None
+    runner = RUNNERS.build(cfg)
+    seen = []
+    runner.model.decode_head.text_encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape)
+    )
+    runner.train()
+    assert seen == [(2, ours.encoder.model.text_cfg.context_length)]
+    written = load_config(next(tmp_path.glob('*.py'))).train_dataloader
+    assert written.dataset.dataset.pipeline[:2] == steps  # so that it can be changed
+    with pytest.raises(ValueError, match='CLIPResizeCrop prepares data for an open_cl'):
+        TRANSFORMS.build(steps[0])
 
 
 def test_transforms_take_it_or_are_checked():

@@ -63,6 +63,8 @@ def _half(clip: CLIP) -> dict[str, torch.Tensor]:
 def torchscript(clip: CLIP, path: Path) -> None:
     copy = CLIP(**ARCHITECTURE).eval()
     copy.load_state_dict(clip.state_dict())
+    conv = torch.jit.script(copy.visual.conv1)  # has a list among its attributes
+    copy.visual.conv1 = conv
     with torch.no_grad():
         traced = torch.jit.trace(_OpenAI(copy), torch.zeros(1, 3, 16, 16))
     torch.jit.save(traced.half(), path)
