@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,15 +22,15 @@ _DEFAULTS = dict(
     dtype='float32',
     compile=False,
 )
-_TOWERS = ('backbone', 'decode_head.text_encoder')
 
 
 def hand_over(model: Mapping) -> ConfigDict:
     """A segmentor's config in which each part says what ``encoder`` says.
 
-    Parts are those whose type has ``encoder_keys``, the arguments of theirs that it
-    fills. Where the backbone is none of them, the data preprocessor prepares images
-    for another encoder: it gets what it does not say itself, and no precision.
+    Parts are those, at any depth, whose type has ``encoder_keys``, the arguments of
+    theirs that it fills; of a tower, ``encoder_tower`` says which it is. Without vision
+    tower the data preprocessor prepares images for another encoder: it gets what it
+    does not say itself, and no precision.
 
     Args:
         model: Config of a segmentor, with ``encoder`` or without, as stock ones are, or
@@ -50,24 +49,25 @@ def hand_over(model: Mapping) -> ConfigDict:
         return model
     encoder = model.pop('encoder', None)
     parts = _parts(model)
-    own_images = 'backbone' in parts
+    towers = [_attribute(part, 'encoder_tower') for part in parts.values()]
     if encoder is None:
-        order = [*_TOWERS, 'data_preprocessor'] if own_images else _TOWERS
-        _check_equal({place: parts[place] for place in order if place in parts})
+        _check_equal(parts, 'visual' in towers)
         return model
     for key in encoder:
         check_name('key of model.encoder', key, ENCODER_KEYS)
-    if not parts.keys() & set(_TOWERS):
+    if 'model' not in encoder:
+        raise ValueError('model.encoder names no open_clip model: set its `model`.')
+    if not any(towers):
         raise ValueError(
-            'model.encoder reaches no part: neither the backbone nor '
-            'decode_head.text_encoder takes an open_clip model.'
+            'model.encoder reaches no part: neither backbone nor text encoder takes an '
+            'open_clip model.'
         )
-    for place, part in parts.items():
-        if place in _TOWERS or own_images:
-            _give(encoder, part, MODELS, f'model.{place}')
+    for (place, part), tower in zip(parts.items(), towers, strict=True):
+        if tower or 'visual' in towers:
+            _give(encoder, part, MODELS, place)
         elif 'model' not in part:
             images = {key: encoder[key] for key in encoder if key != 'dtype'}
-            _give(images, part, MODELS, f'model.{place}')
+            _give(images, part, MODELS, place)
     return model
 
 
@@ -88,68 +88,77 @@ def hand_to_transforms(loader: Any, model: Any) -> Any:
     """
     if not isinstance(model, Mapping) or not isinstance(loader, Mapping):
         return loader
-    handed = hand_over(model)
-    parts = _parts(handed.get('module', handed))
-    said = next((parts[place] for place in _TOWERS if place in parts), None)
-    loader = copy.deepcopy(loader)
-    if said is None:
+    towers = tower_configs(hand_over(model))
+    if not towers:
         return loader
-    encoder = {key: said.get(key, _DEFAULTS[key]) for key in IDENTITY}
+    encoder = {key: towers[0].get(key, _DEFAULTS[key]) for key in IDENTITY}
+    has_vision = _attribute(towers[0], 'encoder_tower') == 'visual'
+    loader = copy.deepcopy(loader)
     for name, part in typed(loader):
-        prepares_images = 'pretrained' in _keys(part, TRANSFORMS)
-        if prepares_images and 'backbone' not in parts and 'model' in part:
-            continue  # for another encoder
+        keys = _attribute(part, 'encoder_keys', TRANSFORMS) or ()
+        if 'pretrained' in keys and 'model' in part and not has_vision:
+            continue  # prepares images for another encoder
         _give(encoder, part, TRANSFORMS, name)
     return loader
 
 
-def tower_configs(model: Mapping) -> list[Mapping]:
-    """The parts of a segmentor's config that keep a tower of an open_clip model."""
-    parts = _parts(model)
-    return [parts[place] for place in _TOWERS if place in parts]
+def tower_configs(model: Mapping) -> list[dict]:
+    """Parts of a segmentor's config that keep a tower of open_clip, vision first."""
+    parts = _parts(model).values()
+    towers = [(_attribute(part, 'encoder_tower'), part) for part in parts]
+    order = ('visual', 'text')
+    return [part for name in order for tower, part in towers if tower == name]
 
 
-def _parts(model: Mapping) -> dict[str, dict]:
-    head = model.get('decode_head')
-    found = {
-        'data_preprocessor': model.get('data_preprocessor'),
-        'backbone': model.get('backbone'),
-        # Stock segmentors may have several heads.
-        'decode_head.text_encoder': head.get('text_encoder')
-        if isinstance(head, Mapping)
-        else None,
-    }
-    return {place: part for place, part in found.items() if _keys(part, MODELS)}
+def _parts(node: Any, place: str = 'model') -> dict[str, dict]:
+    """What an encoder fills, by its place."""
+    found = {}
+    if isinstance(node, Mapping):
+        if _attribute(node, 'encoder_keys'):
+            found[place] = node
+        children = node.items()
+    else:
+        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in children:
+        found |= _parts(child, f'{place}.{key}')
+    return found
 
 
-def _keys(part: Any, registry: Registry) -> tuple[str, ...]:
-    """The arguments of a part that an encoder fills."""
+def _attribute(part: Any, name: str, registry: Registry = MODELS) -> Any:
+    """An attribute of a part's type; None if it has no type, or that none."""
     kind = part.get('type') if isinstance(part, Mapping) else None
-    if not inspect.isclass(kind):
-        kind = kind and registry.get(kind)
-    return getattr(kind, 'encoder_keys', ())
+    if isinstance(kind, str):
+        kind = registry.get(kind)
+    return getattr(kind, name, None)
 
 
 def _give(encoder: Mapping, part: dict, registry: Registry, place: str) -> None:
-    for key in _keys(part, registry):
+    for key in _attribute(part, 'encoder_keys', registry) or ():
         wanted = encoder.get(key, _DEFAULTS[key])
         if part.get(key, wanted) != wanted:
             raise ValueError(
-                f'{place} says {key}={part[key]!r}, but the encoder of the model has '
-                f'{wanted!r}: set model.encoder.{key}, and leave it out of {place}.'
+                f"{place} says {key}={part[key]!r}, but the model's encoder has "
+                f'{wanted!r}: leave {key} out of {place}; in a ZeroShotSegmentor '
+                f'model.encoder.{key} sets it for all.'
             )
         if key in encoder:
             part[key] = encoder[key]
 
 
-def _check_equal(parts: Mapping[str, Mapping]) -> None:
+def _check_equal(parts: Mapping[str, Mapping], has_vision: bool) -> None:
     """Refuse unequal encoders of the parts of a segmentor without ``encoder``."""
-    first = next(iter(parts), None)
-    for place, part in parts.items():
-        for key in set(IDENTITY) & set(_keys(part, MODELS)):
-            said, wanted = (p.get(key, _DEFAULTS[key]) for p in (part, parts[first]))
-            if said != wanted:
+    concerned = [
+        (place, part, _attribute(part, 'encoder_keys'))
+        for place, part in parts.items()
+        if has_vision or _attribute(part, 'encoder_tower')
+    ]
+    for key in IDENTITY:
+        said = [
+            (p, part.get(key, _DEFAULTS[key])) for p, part, k in concerned if key in k
+        ]
+        for place, value in said:
+            if value != said[0][1]:
                 raise ValueError(
-                    f'model.{place} has {key}={said!r}, but model.{first} '
-                    f'{wanted!r}: both need the same open_clip model.'
+                    f'{place} has {key}={value!r}, but {said[0][0]} {said[0][1]!r}: '
+                    'both need the same open_clip model.'
                 )

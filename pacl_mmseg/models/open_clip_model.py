@@ -159,8 +159,10 @@ def check_named(transform: object, model: str | Mapping | None) -> None:
 def describe(model: str | Mapping, pretrained: str | None, init_seed: int) -> str:
     """One short phrase that names an encoder, for logs and error messages."""
     name = model if isinstance(model, str) else 'inline architecture'
-    weights = f'random weights, seed {init_seed}' if pretrained is None else pretrained
-    return f'{name} ({os.path.normpath(weights)})'
+    if pretrained is not None:
+        return f'{name} ({os.path.normpath(pretrained)})'
+    own = name.startswith(('hf-hub:', 'local-dir:'))  # such a name brings weights along
+    return name if own else f'{name} (random weights, seed {init_seed})'
 
 
 def _check_architecture(config: Mapping) -> None:

@@ -151,13 +151,17 @@ def test_a_part_that_says_another_is_refused(ours, place):
     part.pretrained = None  # equal
     hand_over(ours)
     part.pretrained = 'mine.pt'
-    with pytest.raises(ValueError, match=f'{place}.*mine.pt.*set model.encoder.pre'):
+    with pytest.raises(
+        ValueError, match=f'{place}.*mine.pt.*model.encoder.pretrained sets it'
+    ):
         MODELS.build(ours)
 
 
 def test_other_mistakes(ours):
     with pytest.raises(ValueError, match="'pretraned'.*Did you mean 'pretrained'"):
         MODELS.build(dict(ours, encoder=dict(ours.encoder, pretraned='openai')))
+    with pytest.raises(ValueError, match='names no open_clip model: set its `model`'):
+        MODELS.build(dict(ours, encoder=dict(pretrained='openai')))
     lone = dict(type='ZeroShotSegmentor', encoder=dict(model='ViT-B-16'))
     with pytest.raises(ValueError, match='reaches no part'):
         hand_over(dict(lone, backbone=dict(type='ResNetV1c', depth=18)))
@@ -178,7 +182,7 @@ def test_parts_of_ours_may_say_it_as_in_configs_of_before(tiny_model):
     model = MODELS.build(tiny_model)
     assert model.backbone.description == model.decode_head.text_encoder.description
     tiny_model.backbone.init_seed = 1
-    with pytest.raises(ValueError, match='text_encoder has init_seed=0.*backbone 1'):
+    with pytest.raises(ValueError, match='text_encoder has init_seed=0.*backbone 1:'):
         MODELS.build(tiny_model)
 
 
@@ -205,6 +209,21 @@ def test_under_another_backbone_it_is_the_texts(ours):
     data = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8)])
     (result,) = model.predict(model.data_preprocessor(data)['inputs'])
     assert result.pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def test_parts_within_others_get_it_too(ours):
+    """What wraps a backbone of ours, and heads in lists."""
+    ours.backbone = dict(type='FrozenBackbone', backbone=ours.backbone)
+    ours.auxiliary_head = [copy.deepcopy(ours.decode_head)]
+    handed = hand_over(ours)
+    for part in (
+        *(handed.data_preprocessor, handed.backbone.backbone),
+        handed.auxiliary_head[0].text_encoder,
+    ):
+        assert part.model == ours.encoder.model
+    ours.auxiliary_head[0].text_encoder.pretrained = 'mine.pt'
+    with pytest.raises(ValueError, match=r'model.auxiliary_head.0.text_encoder says'):
+        hand_over(ours)
 
 
 def test_it_is_built_once_and_only_the_towers_are_kept(ours, monkeypatch):
@@ -262,7 +281,7 @@ def test_transforms_take_it_or_are_checked():
     assert tokens.model == 'ViT-L-14-quickgelu'
     assert 'model' not in cfg.train_dataloader.dataset.pipeline[-2]  # a copy
     cfg.train_dataloader.dataset.pipeline[-2].model = 'ViT-B-16-quickgelu'
-    with pytest.raises(ValueError, match='TokenizeCaption says model=.*leave it out'):
+    with pytest.raises(ValueError, match='TokenizeCaption says model=.*leave model out'):
         hand_to_transforms(cfg.train_dataloader, cfg.model)
     # A stock segmentor's parts say it.
     stock = dict(hand_over(cfg.model), type='EncoderDecoder')

@@ -77,7 +77,7 @@ class PACLBackbone(FrozenModule):
         ValueError: Bad option, or a model without an open_clip ViT vision tower.
     """
 
-    encoder_keys = ENCODER_KEYS
+    encoder_keys, encoder_tower = ENCODER_KEYS, 'visual'
 
     def __init__(
         self,

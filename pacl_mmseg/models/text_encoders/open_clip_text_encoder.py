@@ -50,7 +50,7 @@ class OpenCLIPTextEncoder(FrozenModule):
         clip: The open_clip model itself; see :class:`PACLBackbone`.
     """
 
-    encoder_keys = ENCODER_KEYS
+    encoder_keys, encoder_tower = ENCODER_KEYS, 'text'
 
     def __init__(
         self,
