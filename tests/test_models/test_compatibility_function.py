@@ -57,6 +57,29 @@ def test_own_captions_begin_at_the_offset(tokens, texts):
     torch.testing.assert_close(module(tokens, texts, offset=2), expected)
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(learnable=True, weight_scale=3.0),
+        dict(mode='sigmoid', learnable=True),
+        dict(pooling='own_caption', learnable=True),
+        dict(mode='max'),
+    ],
+)
+def test_equal_texts_change_neither_values_nor_gradients(tokens, texts, options):
+    ids = torch.tensor([4, 2, 4, 4, 9, 1, 2, 4])
+    embeddings = texts.requires_grad_()  # of each id, as a text encoder's
+    weights = torch.randn(3, 8, generator=torch.Generator().manual_seed(2)).double()
+    module = CompatibilityFunction(**options)
+    leaves = [tokens.requires_grad_(), embeddings, *module.parameters()]
+    results = []
+    for known in (None, ids):
+        phi = module(tokens, embeddings[ids % 8], 2, None, known)
+        gradients = torch.autograd.grad((weights * phi).sum(), leaves)
+        results.append((phi, gradients))
+    torch.testing.assert_close(results[1], results[0])
+
+
 @pytest.mark.parametrize('pooling', ['pairwise', 'own_caption'])
 @pytest.mark.parametrize('mode', ['softmax', 'sigmoid'])
 def test_learnt_scale_descends(tokens, texts, pooling, mode):

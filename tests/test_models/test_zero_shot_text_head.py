@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from pacl_mmseg.apis import set_vocabulary
 from pacl_mmseg.models import ZeroShotTextHead
+from pacl_mmseg.models.decode_heads import compatibility_function
+from pacl_mmseg.models.losses import text_ids
 from pacl_mmseg.models.open_clip_model import build_open_clip
-from pacl_mmseg.ops import compatibility_reference
+from pacl_mmseg.ops import compatibility, compatibility_reference
 from pacl_mmseg.registry import MODELS
 
 
@@ -131,6 +133,37 @@ def test_batches_of_captions_and_of_tokens_agree(encoder):
         for key, value in expected.items():
             torch.testing.assert_close(losses[key], value)
     assert calls == {'text': 2, 'phi': 2, 'loss': 2}
+
+
+def test_equal_texts_are_encoded_and_compared_once(encoder, monkeypatch):
+    scale = dict(weight_scale=3.0, learnable=True)
+    head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'], compatibility=scale)
+    captions = ['a cat', 'two dogs', 'a cat', 'a cat', 'grass']
+    maps = torch.randn(5, 24, 2, 3, requires_grad=True)
+    texts = head.text_encoder(captions)
+    tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    phi = compatibility_reference(
+        tokens, texts, weight_scale=head.compatibility.weight_scale
+    )
+    expected = head.loss_decode(phi, text_ids(captions))
+    leaves = maps, head.compatibility.log_weight_scale
+    gradients = torch.autograd.grad(expected['loss_infonce'], leaves)
+    encoded, compared = [], []
+    head.text_encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0])))
+    monkeypatch.setattr(
+        compatibility_function,
+        'compatibility',
+        lambda tokens, texts, **options: (
+            compared.append(texts) or compatibility(tokens, texts, **options)
+        ),
+    )
+    losses = head.loss([maps], dict(captions=captions))
+    assert encoded == [3]
+    assert len(compared[0].unique(dim=0)) == 3
+    for key, value in expected.items():
+        torch.testing.assert_close(losses[key], value)
+    found = torch.autograd.grad(losses['loss_infonce'], leaves)
+    torch.testing.assert_close(found, gradients)
 
 
 def test_loss_reports_how_patches_are_weighted(encoder):

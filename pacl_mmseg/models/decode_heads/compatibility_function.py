@@ -6,7 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pacl_mmseg.models.losses import distinct, repeat
 from pacl_mmseg.ops import (
     MODES,
     compatibility,
@@ -15,6 +17,7 @@ from pacl_mmseg.ops import (
 )
 from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, check_options
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.devices import send
 from pacl_mmseg.utils.names import did_you_mean
 
 POOLINGS = ('pairwise', 'own_caption')
@@ -132,6 +135,7 @@ class CompatibilityFunction(nn.Module):
         texts: Tensor,
         offset: int = 0,
         cls_tokens: Tensor | None = None,
+        text_ids: Tensor | None = None,
     ) -> Tensor:
         """Compatibility of every image with every text.
 
@@ -141,6 +145,8 @@ class CompatibilityFunction(nn.Module):
             offset: Image i's own text is ``offset + i``; matters to ``own_caption``
                 pooling only.
             cls_tokens: (B, D); needed by mode ``cls`` only.
+            text_ids: (N,) int64, equal where texts are: of equal ones it is computed
+                once. None: all differ.
 
         Returns:
             (B, N), float32 (float64 for float64 inputs).
@@ -151,14 +157,26 @@ class CompatibilityFunction(nn.Module):
             normalize_first=self.normalize_first,
             renormalize=self.renormalize,
         )
+        own_texts = texts[offset : offset + len(patch_tokens)]
+        places = None
+        if text_ids is not None:
+            first, places = distinct(text_ids)
+            # To whole 16 bytes: rows of 16-bit products, which GPUs want aligned.
+            first = F.pad(first, (0, -len(first) % 8))
+            texts = texts[send(first, texts.device)]
         if self.pooling == 'own_caption':
-            own_texts = texts[offset : offset + len(patch_tokens)]
-            return own_caption_compatibility(
+            phi = own_caption_compatibility(
                 patch_tokens, own_texts, texts, **definition
             )
-        return compatibility(
-            patch_tokens, texts, cls_tokens=cls_tokens, **definition, **self.execution
-        )
+        else:
+            phi = compatibility(
+                patch_tokens,
+                texts,
+                cls_tokens=cls_tokens,
+                **definition,
+                **self.execution,
+            )
+        return phi if places is None else repeat(phi.T, places).T
 
     @torch.no_grad()
     def statistics(self, patch_tokens: Tensor, own_texts: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl_mmseg.models.losses import gather_texts, text_ids
+from pacl_mmseg.models.losses import distinct, gather_texts, repeat, text_ids
 from pacl_mmseg.models.text_encoders import (
     OpenCLIPTextEncoder,
     TextBank,
@@ -153,9 +153,8 @@ class ZeroShotTextHead(BaseDecodeHead):
         maps, cls_tokens = self._tokens(inputs)
         tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
         captions, own_texts = self._texts(batch_data_samples, len(tokens))
-        ids = text_ids(captions, device=maps.device)
-        texts, ids, offset = gather_texts(own_texts, ids)
-        phi = self.compatibility(tokens, texts, offset, cls_tokens)
+        texts, ids, offset = gather_texts(own_texts, text_ids(captions))
+        phi = self.compatibility(tokens, texts, offset, cls_tokens, ids)
         return {
             **self.loss_decode(phi, ids, offset),
             **self.compatibility.statistics(tokens, own_texts),
@@ -177,7 +176,13 @@ class ZeroShotTextHead(BaseDecodeHead):
                 "an image-text dataset, and 'caption' in the meta_keys of "
                 'PackSegInputs.'
             )
-        return captions, self.text_encoder(known.get('text_tokens', captions))
+        # Equal ones, noun prompts above all, are encoded once.
+        first, places = distinct(text_ids(captions))
+        if 'text_tokens' in known:
+            texts = known['text_tokens'][first]
+        else:
+            texts = [captions[index] for index in first]
+        return captions, repeat(self.text_encoder(texts), places)
 
     def _tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]

@@ -1,5 +1,19 @@
 """Losses of PACL."""
 
-from .info_nce import InfoNCELoss, communication, gather_texts, text_ids
+from .info_nce import (
+    InfoNCELoss,
+    communication,
+    distinct,
+    gather_texts,
+    repeat,
+    text_ids,
+)
 
-__all__ = ['InfoNCELoss', 'communication', 'gather_texts', 'text_ids']
+__all__ = [
+    'InfoNCELoss',
+    'communication',
+    'distinct',
+    'gather_texts',
+    'repeat',
+    'text_ids',
+]

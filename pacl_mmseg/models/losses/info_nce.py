@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.devices import send
 
 
 @MODELS.register_module()
@@ -129,7 +130,7 @@ class InfoNCELoss(nn.Module):
             rows = torch.arange(images, device=phi.device)
             columns = rows + offset
             if self.mask_duplicates and text_ids is not None:
-                ids = text_ids.to(phi.device)
+                ids = send(text_ids, phi.device)
                 duplicates = ids[columns, None] == ids
                 duplicates[rows, columns] = False
                 logits = logits.masked_fill(duplicates, float('-inf'))
@@ -218,11 +219,12 @@ def gather_texts(texts: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor, int]:
 
     Args:
         texts: (B, D) embeddings of this process.
-        text_ids: (B,) int64 ids of this process.
+        text_ids: (B,) int64 ids of this process, best in the host's memory.
 
     Returns:
-        The (N, D) embeddings and (N,) ids of all processes and the index of this
-        process' first row in them. In a single process the arguments and 0.
+        The (N, D) embeddings and (N,) ids of all processes, where those of this one
+        are, and the index of this process' first row in them. In a single process the
+        arguments and 0.
     """
     if dist.get_world_size() == 1:
         return texts, text_ids, 0
@@ -266,27 +268,46 @@ class _GatherRows(torch.autograd.Function):
         return grad[ctx.own], None, None
 
 
-def text_ids(
-    captions: Sequence[str], device: torch.device | str | None = None
-) -> Tensor:
+def text_ids(captions: Sequence[str]) -> Tensor:
     """Ids of captions by their content, the same in every process and run.
 
     Args:
         captions: B captions.
-        device: Device of the result.
 
     Returns:
-        (B,) int64 non-negative ids, equal where captions are. Different captions
-        share one of the 63-bit hashes with negligible probability.
+        (B,) int64 non-negative ids, equal where captions are, in the host's memory.
+        Different captions share one of the 63-bit hashes with negligible probability.
     """
     ids = []
     for caption in captions:
         digest = hashlib.blake2b(caption.encode(), digest_size=8).digest()
         ids.append(int.from_bytes(digest, 'big') >> 1)
-    result = torch.tensor(ids, dtype=torch.int64)
-    if device is not None and torch.device(device).type == 'cuda':
-        result = result.pin_memory()  # else the copy waits for the device
-    return result.to(device, non_blocking=True)
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The different ones among texts of which some may be equal.
+
+    Args:
+        ids: (N,) int64, equal where texts are.
+
+    Returns:
+        The index of a text of each of the U ids (U,), and for each text the place
+        among those of the one equal to it (N,), int64.
+    """
+    values, places = ids.unique(return_inverse=True)
+    last = torch.zeros_like(values)  # place of each one's last occurrence
+    last.scatter_reduce_(0, places, torch.arange(len(ids), device=ids.device), 'amax')
+    return last, places
+
+
+def repeat(rows: Tensor, places: Tensor) -> Tensor:
+    """Rows (U, ...) once for each of ``places`` (N,).
+
+    As an embedding: its backward adds up equal ones in a fixed order, which that of
+    indexing does not.
+    """
+    return F.embedding(send(places, rows.device), rows)
 
 
 class Collective(NamedTuple):

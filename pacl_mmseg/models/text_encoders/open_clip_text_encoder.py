@@ -22,6 +22,7 @@ from pacl_mmseg.models.open_clip_model import (
     model_config,
 )
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.devices import send
 
 # All but cuDNN's, which plans anew for every number and length of texts: those of the
 # groups are other ones in every batch.
@@ -104,8 +105,8 @@ class OpenCLIPTextEncoder(FrozenModule):
             return F.normalize(torch.cat([*map(self.text, parts)]).float(), dim=-1)
         full = tokens.shape[1]
         lengths, order = self._lengths(tokens).sort()
-        order = _send(order, device)
-        tokens = _send(tokens, device)[order]
+        order = send(order, device)
+        tokens = send(tokens, device)[order]
         sizes, counts = lengths.unique_consecutive(return_counts=True)
         groups = zip(sizes.tolist(), tokens.split(counts.tolist()), strict=True)
         with self.encoding(), sdpa_kernel(_ATTENTION):
@@ -145,13 +146,6 @@ class OpenCLIPTextEncoder(FrozenModule):
         if isinstance(text.text_projection, nn.Linear):
             return text.text_projection(x)
         return x if text.text_projection is None else x @ text.text_projection
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device; to a GPU without waiting for what it has to do before."""
-    if device.type == 'cuda' and tensor.device.type == 'cpu':
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _can_cut(text: nn.Module) -> bool:

@@ -17,13 +17,15 @@ from torch.distributed import (
     init_process_group,
 )
 
+from pacl_mmseg.models.decode_heads.compatibility_function import CompatibilityFunction
 from pacl_mmseg.models.losses import (
     InfoNCELoss,
     communication,
+    distinct,
     gather_texts,
+    repeat,
     text_ids,
 )
-from pacl_mmseg.ops import compatibility
 from pacl_mmseg.registry import MODELS
 
 IMAGES, TOKENS, DIM = 16, 9, 6
@@ -166,6 +168,16 @@ def test_text_ids():
     assert text_ids([]).shape == (0,)
 
 
+def test_distinct_texts():
+    ids = torch.tensor([7, 3, 7, 9, 3])
+    indices, places = distinct(ids)
+    assert sorted(ids[indices].tolist()) == [3, 7, 9]
+    assert torch.equal(ids[indices][places], ids)
+    rows = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(repeat(rows, places), rows[places])
+    assert torch.autograd.gradcheck(lambda rows: repeat(rows, places), rows)
+
+
 def test_gather_texts_in_one_process():
     texts, ids = torch.randn(3, 4, requires_grad=True), torch.arange(3)
     all_texts, all_ids, offset = gather_texts(texts, ids)
@@ -184,15 +196,22 @@ class Embedder(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         self.text.requires_grad_(trainable_texts)
+        self.phi = CompatibilityFunction(weight_scale=2.0, learnable=True)
         self.loss = InfoNCELoss(10.0, learnable=True)
 
 
-def run_share(first: int, last: int, trainable_texts: bool) -> dict[str, Tensor]:
-    """Loss values and gradients for images first..last-1 of the global batch."""
+def run_share(
+    first: int, last: int, trainable_texts: bool, once: bool = True
+) -> dict[str, Tensor]:
+    """Loss values and gradients for images first..last-1 of the global batch.
+
+    With ``once`` each of the different texts is compared with the images once.
+    """
     generator = torch.Generator().manual_seed(7)
     pixels = torch.randn(IMAGES, TOKENS, 5, generator=generator, dtype=torch.float64)
     words = torch.randn(IMAGES, 4, generator=generator, dtype=torch.float64)
     captions = [f'caption {i % 13}' for i in range(IMAGES)]  # three occur twice
+    words = words[torch.arange(IMAGES) % 13]
     model = Embedder(trainable_texts)
     texts, ids, offset = gather_texts(
         model.text(words[first:last]), text_ids(captions[first:last])
@@ -201,7 +220,8 @@ def run_share(first: int, last: int, trainable_texts: bool) -> dict[str, Tensor]
     assert torch.equal(ids, text_ids(captions))
     torch.testing.assert_close(texts, model.text(words))
     assert texts.requires_grad == trainable_texts
-    phi = compatibility(model.image(pixels[first:last]), texts)
+    tokens = model.image(pixels[first:last])
+    phi = model.phi(tokens, texts, offset, None, ids if once else None)
     result = model.loss(phi, ids, offset)
     result['loss_infonce'].backward()
     values = {key: value.detach() for key, value in result.items()}
@@ -228,7 +248,7 @@ def worker(folder: str) -> None:
                 record_collectives(patch, communicated)
                 values = run_share(first, first + shares[rank], trainable_texts)
             for name, value in values.items():
-                if name.startswith(('image', 'text.', 'loss.')):
+                if name.startswith(('image', 'text.', 'phi.', 'loss.')):
                     all_reduce(value)
                     value /= world
             saved = {'values': values, 'communicated': communicated}
@@ -293,7 +313,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize('shares', SHARES)
 @pytest.mark.parametrize('trainable_texts', [False, True])
 def test_processes_agree_with_one(runs, shares, trainable_texts):
-    expected = run_share(0, IMAGES, trainable_texts)
+    expected = run_share(0, IMAGES, trainable_texts, once=False)
     assert ('text.weight' in expected) == trainable_texts
     for rank in range(len(shares)):
         saved = load_run(runs, shares, rank, trainable_texts)
