@@ -141,6 +141,8 @@ def _read_torchscript(path: str) -> dict[str, Tensor]:
     """
     plain = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(plain, 'w') as target:
+        if any(entry.compress_type for entry in source.infolist()):
+            raise ValueError('it is compressed, which archives of PyTorch never are')
         for entry in source.infolist():
             parts = entry.filename.split('/')
             if parts[-1] != 'constants.pkl' and 'code' not in parts:

@@ -210,3 +210,11 @@ def test_nothing_in_an_archive_is_executed(tmp_path):
     with pytest.raises(RuntimeError, match='evil.pt does not hold weights'):
         build_open_clip(ARCHITECTURE, str(tmp_path / 'evil.pt'))
     assert not (tmp_path / 'executed').exists()
+
+
+def test_an_archive_that_would_unfold_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.pt', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a/constants.pkl', b'')
+        archive.writestr('a/data/0', bytes(1 << 20))
+    with pytest.raises(RuntimeError, match='it is compressed'):
+        build_open_clip(ARCHITECTURE, str(tmp_path / 'a.pt'))
