@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from string import Formatter
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'plain': ('{}',),
@@ -53,7 +54,7 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: If the name is unknown, the sequence is empty, or a
-            template does not contain ``{}`` exactly once.
+            template does not contain ``{}`` exactly once, or other braces.
     """
     if isinstance(templates, str):
         if templates in TEMPLATES:
@@ -69,8 +70,19 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise ValueError('at least one template is needed, got an empty sequence')
     for template in templates:
-        if template.count('{}') != 1:
+        if not _has_one_place(template):
             raise ValueError(
-                f"a template must contain '{{}}' exactly once, got {template!r}"
+                "a template must contain '{}' exactly once, and no other braces, got "
+                f'{template!r}'
             )
     return templates
+
+
+def _has_one_place(template: str) -> bool:
+    if not isinstance(template, str):
+        return False
+    try:
+        places = [place for _, *place in Formatter().parse(template)]
+    except ValueError:  # a brace alone
+        return False
+    return [place for place in places if place[0] is not None] == [['', '', None]]

@@ -41,18 +41,34 @@ class Vocabulary:
             Vocabulary: The vocabulary.
 
         Raises:
-            ValueError: If there is no entry, or a name is empty.
+            ValueError: If there is no entry, a name is empty or no text, or two
+                classes have the same names.
         """
         if isinstance(entries, str):
             entries = [entries]
         names: list[str] = []
         class_of: list[int] = []
         classes: list[str] = []
+        seen: dict[frozenset[str], int] = {}
         for index, entry in enumerate(entries):
             parts = entry.split(',') if isinstance(entry, str) else entry
+            if not isinstance(parts, Sequence) or not all(
+                isinstance(part, str) for part in parts
+            ):
+                raise ValueError(
+                    f'class {index} is {entry!r}: give a name, or a list of names; '
+                    'put quotes around a name that reads as something else'
+                )
             synonyms = list(dict.fromkeys(part.strip() for part in parts))
             if not synonyms or '' in synonyms:
                 raise ValueError(f'class {index} has an empty name: {entry!r}')
+            first = seen.setdefault(frozenset(synonyms), index)
+            if first != index:
+                raise ValueError(
+                    f'classes {first} and {index} have the same names, '
+                    f'{", ".join(synonyms)}, so that the second would never be '
+                    'predicted: leave it out'
+                )
             names += synonyms
             class_of += [index] * len(synonyms)
             classes.append(synonyms[0])

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -132,26 +133,47 @@ def test_a_trained_encoder_leaves_no_file(cache, tiny_clip):
     assert not cache.exists()
 
 
-@pytest.mark.parametrize('damage', ['empty', 'truncated', 'garbage', 'one bit'])
-def test_a_damaged_file_is_replaced(cache, encoder, damage):
+@pytest.mark.parametrize(
+    'damage',
+    [
+        *('empty', 'truncated', 'garbage', 'one bit'),
+        *('not finite', 'not of unit length', 'too short', 'float64', 'another name'),
+    ],
+)
+def test_a_damaged_file_is_replaced(cache, encoder, damage, caplog):
     bank = build_text_bank(encoder, NAMES, TEMPLATES)
     (path,) = cache.glob('*.npz')
     whole = path.read_bytes()
     values = bank.embeddings.numpy().tobytes()
     flipped = values[:100] + bytes([values[100] ^ 1]) + values[101:]
-    broken = {
-        'empty': b'',
-        'truncated': whole[: len(whole) // 2],
-        'garbage': b'\x80garbage' * 100,
-        'one bit': whole.replace(values, flipped),
-    }[damage]
+    good = bank.embeddings.numpy()
+    wrong = {
+        'not finite': dict(embeddings=np.full_like(good, np.nan)),
+        'not of unit length': dict(embeddings=2 * good),
+        'too short': dict(embeddings=good[:-1]),
+        'float64': dict(embeddings=good.astype(np.float64)),
+        'another name': dict(embedding=good),
+    }
+    if damage in wrong:
+        np.savez(path, **wrong[damage])
+    broken = (
+        path.read_bytes()
+        if damage in wrong
+        else {
+            'empty': b'',
+            'truncated': whole[: len(whole) // 2],
+            'garbage': b'\x80garbage' * 100,
+            'one bit': whole.replace(values, flipped),
+        }[damage]
+    )
     assert broken != whole
     path.write_bytes(broken)
-    with encodings(encoder) as calls:
+    with encodings(encoder) as calls, logged(caplog) as records:
         for _ in range(2):
             again = build_text_bank(encoder, NAMES, TEMPLATES)
             assert torch.equal(again.embeddings, bank.embeddings)
     assert calls == [8]
+    assert f'{path} is damaged, and is written anew' in records[0].message
     assert sorted(file.suffix for file in cache.iterdir()) == ['.lock', '.npz']
 
 

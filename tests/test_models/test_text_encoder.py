@@ -93,3 +93,8 @@ def test_a_tower_that_trains_gets_gradients(tiny_clip):
     torch.testing.assert_close(encoder(TEXTS), OpenCLIPTextEncoder(tiny_clip)(TEXTS))
     encoder(TEXTS)[:, 0].sum().backward()
     assert encoder.text.token_embedding.weight.grad.any()
+
+
+def test_a_captioners_text_tower_is_refused():
+    with pytest.raises(ValueError, match='coca_ViT-B-32 .* captioner.*take a CLIP'):
+        OpenCLIPTextEncoder('coca_ViT-B-32')

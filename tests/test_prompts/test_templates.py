@@ -25,7 +25,13 @@ def test_own_templates():
     assert get_templates(['a {}', '{}!']) == ('a {}', '{}!')
 
 
-@pytest.mark.parametrize('bad', ['no name', '{} and {}', '{name}', ''])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        *('no name', '{} and {}', '{name}', '', 'a {x} {}', 'a {} {', '{!r}', '{:5}'),
+        *('{0}', None, 3),
+    ],
+)
 def test_template_without_exactly_one_place_is_refused(bad):
     with pytest.raises(ValueError, match='exactly once'):
         get_templates(['a {}', bad])

@@ -116,6 +116,21 @@ def test_empty_names_are_refused(entries):
         Vocabulary.from_list(entries)
 
 
+@pytest.mark.parametrize(
+    'entries, message',
+    [
+        (['cat', None], 'class 1 is None: give a name'),
+        ([True, 'cat'], 'class 0 is True: give a name'),
+        (['cat', ['dog', 3]], "class 1 is .'dog', 3.: give a name"),
+        (['cat', 'dog', 'cat'], 'classes 0 and 2 have the same names, cat,'),
+        (['cat', 'a, b', ['b', 'a']], 'classes 1 and 2 have the same names, b, a,'),
+    ],
+)
+def test_entries_that_are_no_classes_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_list(entries)
+
+
 @pytest.mark.parametrize('name', ['ade', 'pcontext', 'coco-stuff', 'loveda'])
 def test_datasets_without_a_file_are_those_of_mmseg(name):
     vocabulary = Vocabulary.from_dataset(name)

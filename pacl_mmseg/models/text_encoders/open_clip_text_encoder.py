@@ -66,9 +66,14 @@ class OpenCLIPTextEncoder(FrozenModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
-        clip = clip or build_open_clip(model, pretrained, init_seed)
         self.architecture = model_config(model)
         self._description = describe(model, pretrained, init_seed)
+        if 'multimodal_cfg' in self.architecture:
+            raise ValueError(
+                f'{self._description} is a captioner (CoCa), whose text tower is not '
+                'one of a CLIP: take a CLIP, such as ViT-B-16-quickgelu.'
+            )
+        clip = clip or build_open_clip(model, pretrained, init_seed)
         self.text = clip.text
         self.embed_dims = int(clip.text.output_dim)
         self.logit_scale = min(math.exp(clip.logit_scale.item()), 100.0)

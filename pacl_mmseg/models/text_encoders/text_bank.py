@@ -90,7 +90,8 @@ def build_text_bank(
     folder = os.environ.get('PACL_CACHE_DIR', '~/.cache/pacl_mmseg/text_banks')
     if encoder.frozen and folder:
         path = Path(os.path.expanduser(folder), f'{_key(*content)}.npz')
-        embeddings = _cached(path, lambda: _encode(*content))
+        shape = len(vocabulary.names), encoder.embed_dims
+        embeddings = _cached(path, shape, lambda: _encode(*content))
     else:
         embeddings = _encode(*content)
     device = next(encoder.parameters()).device
@@ -139,16 +140,16 @@ def _key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _cached(path: Path, encode: Callable[[], Tensor]) -> Tensor:
+def _cached(path: Path, shape: tuple[int, int], encode: Callable[[], Tensor]) -> Tensor:
     """The embeddings in a file, which is written first if there is no good one."""
-    embeddings = _read(path)
+    embeddings = _read(path, shape)
     if embeddings is not None:
         return embeddings
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The system releases the lock of a process that dies: nobody waits for it.
         with FileLock(path.with_suffix('.lock'), timeout=_PATIENCE):
-            embeddings = _read(path)  # written while this process waited
+            embeddings = _read(path, shape)  # written while this process waited
             if embeddings is None:
                 embeddings = encode()
                 with whole_file(path) as part:
@@ -163,10 +164,21 @@ def _cached(path: Path, encode: Callable[[], Tensor]) -> Tensor:
     return encode() if embeddings is None else embeddings
 
 
-def _read(path: Path) -> Tensor | None:
-    """The embeddings in a file; None if it is missing or damaged."""
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The embeddings in a file; None if there is none, or a damaged one (logged)."""
     try:
         with np.load(path) as file:  # a zip file: its checksum is compared
-            return torch.from_numpy(file['embeddings'])
-    except Exception:  # of many types, by where the damage is
+            embeddings = torch.from_numpy(file['embeddings'])
+        right = embeddings.shape == shape and embeddings.dtype == torch.float32
+        if not right or not ((embeddings.norm(dim=1) - 1).abs() < 1e-3).all():
+            raise ValueError('not unit vectors of the names')
+    except OSError:
         return None
+    except Exception as error:  # of many types, by where the damage is
+        print_log(
+            f'{path} is damaged, and is written anew ({type(error).__name__}).',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
+    return embeddings
