@@ -5,30 +5,26 @@
 
 Trains every config of ``configs/small_world/ablations`` once per seed, without
 validation on the way, and evaluates what it ends with on the validation and on the test
-split. A finished run is kept as ``<work-dir>/<name>/seed<n>/result.json`` and not
-repeated: delete it to have it again. A run that fails is reported and does not stop the
-others. The table of all finished runs is printed and written to ``table.md``.
+split. What is finished is kept in the work directory and not repeated; what fails is
+reported and does not stop the rest. The table is printed and written to ``table.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
 import statistics
 import sys
-import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config
-
 from pacl_mmseg.apis import load_config
-from pacl_mmseg.benchmark.results import write_json, write_text
-from pacl_mmseg.registry import RUNNERS
+from pacl_mmseg.benchmark.grid import Cell, Launcher, Training, run_cells
+from pacl_mmseg.benchmark.results import write_text
+from pacl_mmseg.benchmark.tables import markdown_table
+from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.utils.names import check_name
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'small_world'
 BASELINE = 'pacl'
 # Question, with the baseline's answer; config: the row's answer.
 QUESTIONS = {
@@ -85,72 +81,50 @@ COLUMNS = {
     'held-out': ('test', 'mIoU/held_out'),
     'present classes': ('test', 'present_classes/mIoU'),
     'patch accuracy': ('test', 'patch_accuracy'),
-    'batch accuracy': ('train', 'decode.acc_i2t'),
 }
-LAST = 10  # iterations that training figures are averaged over
 
 
-def config_of(name: str, seed: int) -> Config:
-    """The config of a row; ``seed`` is that of weights, draws and transforms."""
-    path = CONFIGS / 'ablations' / f'{name}.py'
-    cfg = load_config(str(CONFIGS / 'pacl.py' if name == BASELINE else path))
-    # MMEngine keeps a logger and a history of scalars for every name.
-    cfg.experiment_name = f'{name}_{seed}_{time.time_ns()}'
+def training(name: str, seed: int, work_dir: Path) -> Training:
+    """The training of a row; ``seed`` is that of weights, draws and transforms."""
+    folder = CONFIGS / 'small_world'
+    path = folder / 'pacl.py' if name == BASELINE else folder / f'ablations/{name}.py'
+    cfg = load_config(str(path))
     cfg.randomness = dict(seed=seed)
     cfg.train_dataloader.dataset.seed = seed
-    return cfg
-
-
-def run(name: str, seed: int, work_dir: Path) -> None:
-    """Train a row, evaluate it on both splits, and keep its record."""
-    start = time.time()
-    folder = work_dir / name / f'seed{seed}'
-    record: dict = dict(name=name, seed=seed)
-    cfg = config_of(name, seed)
-    cfg.work_dir = str(folder)
     cfg.train_cfg.val_begin = cfg.train_cfg.max_iters + 1
     cfg.default_hooks.checkpoint.interval = cfg.train_cfg.max_iters
-    runner = RUNNERS.build(cfg)
-    if name in TEST_ONLY:
-        trained = work_dir / BASELINE / f'seed{seed}'
-    else:
-        trained = folder
-        runner.train()
-        record['train'] = {
-            key.removeprefix('train/'): float(values.mean(LAST))
-            for key, values in runner.message_hub.log_scalars.items()
-            if key.startswith('train/') and 'time' not in key
-        }
-    runner.load_checkpoint(str(trained / f'iter_{cfg.train_cfg.max_iters}.pth'))
-    for split, test in dict(val=runner.val, test=runner.test).items():
-        record[split] = {k: float(v) for k, v in test().items() if 'time' not in k}
-    record['seconds'] = round(time.time() - start)
-    write_json(folder / 'result.json', record)
+    return Training(cfg, work_dir / name / f'seed{seed}')
 
 
-def records(work_dir: Path) -> Iterator[dict]:
-    """What is finished, in the order of the table."""
-    for name in ROWS:
-        for file in sorted((work_dir / name).glob('seed*/result.json')):
-            yield json.loads(file.read_text())
+def cells(name: str, seed: int, work_dir: Path) -> list[Cell]:
+    """A row's measurements with one seed, on the validation and the test split."""
+    own = training(name, seed, work_dir)
+    weights = training(BASELINE, seed, work_dir) if name in TEST_ONLY else own
+    found = []
+    for split in ('val', 'test'):
+        cfg = copy.deepcopy(own.config)
+        cfg.test_dataloader = cfg[f'{split}_dataloader']
+        found.append(Cell(f'{name}/seed{seed}/{split}', cfg, work_dir, weights))
+    return found
 
 
-def table(results: Sequence[Mapping]) -> str:
+def table(measured: Sequence[Cell]) -> str:
     """Mean and sample standard deviation over the seeds, as Markdown."""
-    lines = [
-        f'| question (baseline) | answer | seeds | {" | ".join(COLUMNS)} |',
-        f'|---|---|--:|{"--:|" * len(COLUMNS)}',
-    ]
-    for name, (question, answer) in ROWS.items():
-        runs = [result for result in results if result['name'] == name]
-        if not runs:
-            continue
-        cells = [
-            mean_and_deviation([r[split][key] for r in runs if key in r.get(split, {})])
+    values: dict[str, dict[str, list[dict]]] = {}
+    for cell in measured:
+        if record := cell.record():
+            name, _, split = cell.name.split('/')
+            splits = values.setdefault(name, dict(val=[], test=[]))
+            splits[split].append(record['metrics'])
+    rows = []
+    for name, splits in values.items():
+        numbers = [
+            mean_and_deviation([metrics[key] for metrics in splits[split]])
             for split, key in COLUMNS.values()
         ]
-        lines.append(f'| {question} | {answer} | {len(runs)} | {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
+        rows.append([*ROWS[name], str(len(splits['test'])), *numbers])
+    header = ['question (baseline)', 'answer', 'seeds', *COLUMNS]
+    return markdown_table(header, rows, left=2)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -171,23 +145,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in args.only:
         check_name('ablation', name, ROWS)
-    failures = []
-    for name, seed in [(name, seed) for name in args.only for seed in args.seeds]:
-        if (args.work_dir / name / f'seed{seed}' / 'result.json').exists():
-            continue
-        print(f'{name}, seed {seed}', flush=True)
-        try:
-            run(name, seed, args.work_dir)
-        except Exception as error:
-            traceback.print_exc()
-            failures.append(f'{name}, seed {seed}: {type(error).__name__}: {error}')
-    text = table(list(records(args.work_dir)))
-    if text:
-        args.work_dir.mkdir(parents=True, exist_ok=True)
-        write_text(args.work_dir / 'table.md', text)
-    print(f'\n{text}')
+    todo = [
+        cell
+        for name in sorted(args.only, key=list(ROWS).index)
+        for seed in args.seeds
+        for cell in cells(name, seed, args.work_dir)
+    ]
+    failures = run_cells(
+        todo,
+        args.work_dir,
+        Launcher(),
+        lambda _: write_text(args.work_dir / 'table.md', table(todo)),
+    )
+    print(f'\n{table(todo)}')
     if failures:
-        sys.exit('\n'.join(['Failed; run again to retry:', *failures]))
+        lines = [f'{cell.name}: {why}' for cell, why in failures.items()]
+        sys.exit('\n'.join(['Failed; run again to retry:', *lines]))
 
 
 if __name__ == '__main__':

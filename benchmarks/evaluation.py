@@ -45,7 +45,7 @@ from mmseg.models import EncoderDecoder
 from PIL import Image
 from torch import nn
 
-from pacl_mmseg.benchmark.methods import compose
+from pacl_mmseg.benchmark.configs import compose
 from pacl_mmseg.models import ZeroShotSegmentor
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding

@@ -3,8 +3,11 @@
 #   pip install tensorboard && tensorboard --logdir work_dirs
 # Any other config writes its curves there in place of vis_data/scalars.json with
 #   --cfg-options visualizer.vis_backends.0.type=TensorboardVisBackend
-_base_ = ['pacl_vitb16_cc12m.py', '_base_/validation/voc20.py']
+_base_ = ['pacl_vitb16_cc12m.py', '_base_/datasets/voc20.py']
 model = dict(decode_head=dict(dataset_name='voc20'))
+val_dataloader = _base_.test_dataloader
+val_evaluator = _base_.test_evaluator
+val_cfg = dict(type='ValLoop')
 max_iters = 30330
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
 default_hooks = dict(

@@ -4,3 +4,6 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
 """The configs, where MMEngine looks for those of a package."""
+
+TOOLS = CONFIGS.with_name('tools')
+"""The command-line tools, likewise."""

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cli
-from filelock import FileLock, Timeout
 from mmengine.logging import MMLogger
 
-from pacl_mmseg.benchmark import BENCHMARKS, METHODS, PROTOCOLS, compose
-from pacl_mmseg.benchmark.grid import LAUNCHERS, Cell, Launcher, run_cells
-from pacl_mmseg.benchmark.methods import SMALL_WORLD
-from pacl_mmseg.benchmark.tables import markdown, table_row, write_tables
-from pacl_mmseg.utils.names import check_name
+if TYPE_CHECKING:
+    from pacl_mmseg.benchmark.grid import Cell
+
+METHODS = cli.names_in('METHODS', 'benchmark/methods.py')
+BENCHMARKS = cli.names_in('OFFICIAL', 'datasets/preparation/official.py')
+SMALL_WORLD = 'small_world'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate methods on benchmarks')
     parser.add_argument('--methods', nargs='+', required=True, help=', '.join(METHODS))
     parser.add_argument(
-        '--benchmarks', nargs='+', required=True, help=', '.join(BENCHMARKS)
+        '--benchmarks',
+        nargs='+',
+        required=True,
+        help=', '.join([*BENCHMARKS, SMALL_WORLD]),
     )
     parser.add_argument(
         '--checkpoint',
@@ -44,13 +47,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--dry-run', action='store_true', help='say what would run and what is missing'
     )
     cli.add_evaluation_arguments(parser)
-    cli.add_common_arguments(parser, launchers=LAUNCHERS)
+    cli.add_common_arguments(parser, launchers=('none', 'pytorch', 'slurm'))
     parser.set_defaults(work_dir='work_dirs/benchmark', launcher=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from pacl_mmseg.benchmark.grid import Launcher, run_cells
+    from pacl_mmseg.benchmark.tables import markdown, write_tables
+
     if args.gpus < 1:
         raise ValueError(f'--gpus must be at least 1, not {args.gpus}.')
     if args.launcher is None:
@@ -64,22 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if any(cell.missing(fetch=False) for cell in cells if cell.record() is None):
             sys.exit(1)
         return
-    todo = [cell for cell in cells if cell.record() is None]
-    missing = {s: None for cell in todo for s in cell.missing(fetch=True)}
-    if missing:
-        raise ValueError(f'Nothing was started. {" ".join(missing)}')
     work_dir = Path(args.work_dir)
-    launcher = Launcher(args.launcher, args.gpus, Path(__file__).with_name('test.py'))
-    work_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work_dir / '.lock', timeout=0):
-            failures = run_cells(
-                cells,
-                launcher,
-                lambda failures: write_tables(work_dir, rows(cells, failures)),
-            )
-    except Timeout:
-        raise ValueError(f'Another benchmark is running in {work_dir}.') from None
+    failures = run_cells(
+        cells,
+        work_dir,
+        Launcher(args.launcher, args.gpus),
+        lambda failures: write_tables(work_dir, rows(cells, failures)),
+    )
     print(f'\n{markdown(rows(cells, failures))}')
     print(f'{work_dir} has results.md, results.csv, results.json and chart.png.')
     if failures:
@@ -88,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def grid(args: argparse.Namespace) -> list[Cell]:
     """The cells that the arguments ask for; every name is checked first."""
+    from pacl_mmseg.benchmark import BENCHMARKS, METHODS, PROTOCOLS, compose
+    from pacl_mmseg.benchmark.grid import Cell
+    from pacl_mmseg.utils import check_name
+
     for method in args.methods:
         check_name('method', method, METHODS)
     for benchmark in args.benchmarks:
@@ -96,15 +97,14 @@ def grid(args: argparse.Namespace) -> list[Cell]:
     check_name('protocol', protocol, PROTOCOLS)
     if args.protocol and SMALL_WORLD in args.benchmarks:
         raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
-    checkpoints = checkpoints_of(args)
+    checkpoints, options = checkpoints_of(args), cli.options_from(args)
     with quiet():
         return [
             Cell(
-                method,
-                benchmark,
-                compose(method, benchmark, protocol, args.cfg_options),
-                checkpoints.get(method),
+                f'{benchmark}/{method}',
+                compose(method, benchmark, protocol, options),
                 Path(args.work_dir),
+                checkpoints.get(method),
             )
             for benchmark in dict.fromkeys(args.benchmarks)
             for method in dict.fromkeys(args.methods)
@@ -113,6 +113,9 @@ def grid(args: argparse.Namespace) -> list[Cell]:
 
 def checkpoints_of(args: argparse.Namespace) -> dict[str, str]:
     """The checkpoint of each trained method that is asked for."""
+    from pacl_mmseg.benchmark import METHODS
+    from pacl_mmseg.utils import check_name
+
     trained = [name for name in dict.fromkeys(args.methods) if METHODS[name].trained]
     checkpoints: dict[str, str] = {}
     for item in args.checkpoint:
@@ -133,6 +136,11 @@ def checkpoints_of(args: argparse.Namespace) -> dict[str, str]:
             )
             raise ValueError(f'--checkpoint {item}: {method} {what}.')
         checkpoints[method] = file
+    for method in trained:
+        if method not in checkpoints:
+            raise ValueError(
+                f'{method} has trained parts: give --checkpoint {method}=FILE.'
+            )
     return checkpoints
 
 
@@ -158,19 +166,20 @@ def plan(cells: Sequence[Cell]) -> str:
             missing = cell.missing(fetch=False)
             marks = [f'[{numbers.setdefault(m, len(numbers) + 1)}]' for m in missing]
             state = ' '.join(['missing', *marks]) if marks else 'would run'
-        lines.append(f'{cell}: {state}')
+        lines.append(f'{cell.name}: {state}')
     return '\n'.join([*lines, *(f'[{n}] {m}' for m, n in numbers.items())])
 
 
 def rows(cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[dict]:
     """The lines of the table."""
-    return [
-        table_row(cell.method, cell.benchmark, cell.record(), failures.get(cell))
-        for cell in cells
-    ]
+    from pacl_mmseg.benchmark.tables import table_row
+
+    lines = []
+    for cell in cells:
+        benchmark, method = cell.name.split('/')
+        lines.append(table_row(method, benchmark, cell.record(), failures.get(cell)))
+    return lines
 
 
 if __name__ == '__main__':
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit('\nStopped; run again to go on.'))
     cli.run(main)

@@ -33,13 +33,15 @@ def parse(
     return args
 
 
-def report(benchmarks: Iterable[str], sample: int | None = 100) -> bool:
+def report(
+    benchmarks: Iterable[str], sample: int | None = 100, subset: int | None = None
+) -> bool:
     """Print a verdict on each benchmark; returns whether all are usable."""
     from pacl_mmseg.datasets.preparation import check_benchmark
 
     usable = True
     for name in benchmarks:
-        verdict = check_benchmark(name, sample=sample)
+        verdict = check_benchmark(name, sample=sample, subset=subset)
         print(verdict, flush=True)
         usable &= verdict.usable
     return usable
@@ -54,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> bool:
     parser.add_argument(
         '--all', action='store_true', help='read every image and mask, not just 100'
     )
+    cli.add_subset_argument(parser)
     args = parse(parser, argv)
-    return report(args.benchmarks or OFFICIAL, sample=None if args.all else 100)
+    sample = None if args.all else 100
+    return report(args.benchmarks or OFFICIAL, sample, args.subset)
 
 
 if __name__ == '__main__':

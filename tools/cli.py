@@ -13,6 +13,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import MessageHub, MMLogger
@@ -75,6 +76,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate as published, see docs/protocols.md; by default the config's "
         'own settings, which are those of sclip',
     )
+    add_subset_argument(parser)
     add_data_root_argument(parser)
 
 
@@ -89,6 +91,24 @@ def names_in(table: str, module: str) -> list[str]:
     """
     (package,) = importlib.util.find_spec('pacl_mmseg').submodule_search_locations
     return list(runpy.run_path(str(Path(package, module)))[table])
+
+
+def add_subset_argument(parser: argparse.ArgumentParser) -> None:
+    """The same where data are checked and where they are tested on."""
+    parser.add_argument(
+        '--subset',
+        type=int,
+        metavar='N',
+        help='only the first N images; the result says so',
+    )
+
+
+def options_from(args: argparse.Namespace) -> dict[str, Any]:
+    """``--cfg-options``, and what the other arguments change in a config."""
+    options = dict(args.cfg_options or {})
+    if getattr(args, 'subset', None) is not None:
+        options['test_dataloader.dataset.indices'] = args.subset
+    return options
 
 
 def set_data_root(args: argparse.Namespace) -> None:
@@ -130,7 +150,7 @@ def config_from(args: argparse.Namespace) -> Config:
         from pacl_mmseg.benchmark import apply_protocol
 
         apply_protocol(cfg, args.protocol, cfg.benchmark)
-    apply_options(cfg, args.cfg_options)
+    apply_options(cfg, options_from(args))
     check_config(cfg)
     cfg.launcher = args.launcher
     parts = [Path(args.config).stem, getattr(args, 'protocol', None)]

@@ -39,28 +39,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     from mmengine.dist import is_main_process
     from mmengine.runner import Runner
 
-    from pacl_mmseg.benchmark import describe_test, evaluation_record, format_protocol
-    from pacl_mmseg.benchmark.results import write_json
+    from pacl_mmseg.benchmark import (
+        apply_augmentation,
+        describe_test,
+        evaluation_record,
+        format_protocol,
+    )
+    from pacl_mmseg.benchmark.results import write_result
     from pacl_mmseg.registry import RUNNERS
 
     cfg = cli.config_from(args)
     cfg.load_from = args.checkpoint
     cli.check_data_root(cfg, 'test_dataloader')
     if args.tta:
-        if 'tta_pipeline' not in cfg:
-            raise ValueError(f'--tta needs a tta_pipeline, which {args.config} lacks.')
-        if 'ZeroShotSegmentor' in str(cfg.model.type):
-            # MMSeg merges the scores of all classes alone: of the present-classes
-            # protocol it would leave the first view's prediction.
-            cfg.model.test_cfg.update(keep_scores=True, present_classes=False)
-            cfg.test_evaluator = [
-                metric
-                for metric in as_list(cfg.test_evaluator)
-                if 'PresentClassesIoUMetric' not in str(metric.type)
-            ]
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
-        cfg.model = cfg.tta_model
+        apply_augmentation(cfg)
     description = describe_test(cfg, args.checkpoint)
     if args.show or args.show_dir:
         hooks = cfg.setdefault('default_hooks', ConfigDict())
@@ -82,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     metrics = runner.test()
     if is_main_process():
         path = Path(cfg.work_dir) / 'result.json'
-        write_json(path, evaluation_record(runner, metrics, description))
+        write_result(path, evaluation_record(runner, metrics, description))
         runner.logger.info(format_protocol(description['protocol']))
         runner.logger.info(f'{summary(metrics)}; with all that decides it in {path}')
     return metrics

@@ -1,8 +1,10 @@
 """Evaluating methods on benchmarks: protocols, cells, their records and tables."""
 
-from pacl_mmseg.benchmark.methods import BENCHMARKS, METHODS, compose
+from pacl_mmseg.benchmark.configs import BENCHMARKS, compose
+from pacl_mmseg.benchmark.methods import METHODS
 from pacl_mmseg.benchmark.protocols import (
     PROTOCOLS,
+    apply_augmentation,
     apply_protocol,
     format_protocol,
     read_protocol,
@@ -13,6 +15,7 @@ __all__ = [
     'BENCHMARKS',
     'METHODS',
     'PROTOCOLS',
+    'apply_augmentation',
     'apply_protocol',
     'compose',
     'describe_test',

@@ -1,137 +1,39 @@
-"""The cells of a benchmark run, methods x benchmarks: each a process of its own."""
+"""Runs whose results are tabulated: configs trained and tested, each in its process.
+
+What a cell measured is what its ``result.json`` says, written by ``tools/test.py``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import json
 import math
 import os
 import re
 import shlex
-import statistics
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from mmengine.config import Config
 
-from pacl_mmseg.benchmark.missing import (
-    missing_checkpoint,
-    missing_data,
-    missing_weights,
+from pacl_mmseg.benchmark.missing import missing_data, missing_weights
+from pacl_mmseg.benchmark.results import (
+    TRAINED,
+    config_sha256,
+    file_sha256,
+    read_result,
 )
-from pacl_mmseg.benchmark.results import config_sha256, file_sha256
+from pacl_mmseg.paths import TOOLS
 
-LAUNCHERS = ('none', 'pytorch', 'slurm')
-# What MMEngine logs while it tests.
-PROGRESS = re.compile(
-    r'Iter\(test\) \[ *(?P<done>\d+)/(?P<all>\d+)\] +'
-    r'eta: ((?P<days>\d+) days?, )?(?P<clock>\d+:\d+:\d+)'
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One method on one benchmark.
-
-    Args:
-        method, benchmark: Their names.
-        config: What is run.
-        checkpoint: Of a trained method, else None.
-        work_dir: Of the whole run.
-    """
-
-    method: str
-    benchmark: str
-    config: Config
-    checkpoint: str | None
-    work_dir: Path
-
-    def __str__(self) -> str:
-        return f'{self.benchmark} {self.method}'
-
-    def missing(self, fetch: bool) -> list[str]:
-        """What it lacks, one sentence each; see :mod:`pacl_mmseg.benchmark.missing`."""
-        found = (
-            missing_checkpoint(self.method, self.checkpoint),
-            missing_data(self.config),
-            missing_weights(self.config, fetch),
-        )
-        return [sentence for sentence in found if sentence]
-
-    @property
-    def folder(self) -> Path:
-        """Where its ``config.py``, ``log.txt`` and ``result.json`` are.
-
-        Another protocol, option or checkpoint has another folder, so that no result is
-        lost to the next.
-        """
-        key = hashlib.sha256(repr(self._identity).encode()).hexdigest()[:8]
-        return self.work_dir / self.benchmark / self.method / key
-
-    def record(self) -> dict[str, Any] | None:
-        """Its result, if there is one of this very config and checkpoint."""
-        try:
-            record = json.loads((self.folder / 'result.json').read_text())
-            checkpoint = record['checkpoint'] or {}
-            made_by = record['config_sha256'], checkpoint.get('sha256')
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # none, half a one, or of another version
-        return record if made_by == self._identity else None
-
-    @functools.cached_property
-    def _identity(self) -> tuple[str, str | None]:
-        """Hashes of its config and, if that is there, its checkpoint."""
-        known = self.checkpoint is not None and os.path.isfile(self.checkpoint)
-        weights = file_sha256(self.checkpoint) if known else None
-        return config_sha256(self.config), weights
-
-    def run(
-        self, launcher: Launcher, report: Callable[[int, int, timedelta], None]
-    ) -> str | None:
-        """Test it, in one or more processes of its own.
-
-        Args:
-            launcher: How they are started.
-            report: Called with batches done, batches in all and the time that the rest
-                will take.
-
-        Returns:
-            None, or why it failed.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        config, log = self.folder / 'config.py', self.folder / 'log.txt'
-        self.config.dump(config)
-        weights = [] if self.checkpoint is None else [self.checkpoint]
-        command = launcher.command(config, *weights, '--work-dir', self.folder)
-        with (
-            log.open('w') as file,
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors='replace',
-            ) as process,
-        ):
-            try:
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    if match := PROGRESS.search(line):
-                        report(int(match['done']), int(match['all']), _time(match))
-            except BaseException:  # interrupted: leave no process behind
-                process.terminate()
-                raise
-        if process.returncode == 0 and self.record() is not None:
-            return None
-        return _reason(log, process.returncode)
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -139,20 +41,18 @@ class Launcher:
     """How a tool is started.
 
     Args:
-        name: One of :data:`LAUNCHERS`. ``pytorch`` is ``torchrun`` on this machine.
-            ``slurm`` is ``srun``; as in ``tools/slurm_train.sh``, ``GPUS_PER_NODE``,
+        name: ``none``, ``pytorch`` (``torchrun`` on this machine) or ``slurm``
+            (``srun``); as in ``tools/slurm_train.sh``, ``GPUS_PER_NODE``,
             ``CPUS_PER_TASK`` and ``SRUN_ARGS`` (such as ``-p PARTITION``) are taken
             from the environment.
         processes: How many, each with a GPU where there are any.
-        tool: ``tools/test.py``.
     """
 
-    name: str
-    processes: int
-    tool: Path
+    name: str = 'none'
+    processes: int = 1
 
-    def command(self, *arguments: str | Path) -> list[str]:
-        """The command line that starts the tool with these arguments."""
+    def command(self, tool: str, *arguments: str | Path) -> list[str]:
+        """The command line that starts a tool with these arguments."""
         python, start = [sys.executable, '-u'], []
         if self.name == 'pytorch':
             python += ['-m', 'torch.distributed.run', '--standalone']
@@ -166,8 +66,172 @@ class Launcher:
                 '--kill-on-bad-exit=1',
                 *shlex.split(os.environ.get('SRUN_ARGS', '')),
             ]
-        tool = [self.tool, *arguments, '--launcher', self.name]
-        return [*start, *python, *map(str, tool)]
+        whole = [TOOLS / tool, *arguments, '--launcher', self.name]
+        return [*start, *python, *map(str, whole)]
+
+    def run(
+        self,
+        tool: str,
+        config: Config,
+        path: Path,
+        arguments: Sequence[str | Path],
+        report: Report,
+    ) -> str | None:
+        """Run a tool on a config, with ``log.txt`` and results beside it.
+
+        Args:
+            tool: Its file in ``tools``.
+            config: What it gets.
+            path: File to write the config to.
+            arguments: More for the tool.
+            report: Called with what MMEngine logs of its progress.
+
+        Returns:
+            None, or why it failed.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config.dump(path)
+        log = path.with_name('log.txt')
+        command = self.command(tool, path, *arguments, '--work-dir', path.parent)
+        pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with (
+            log.open('w') as file,
+            subprocess.Popen(command, **pipe, text=True, errors='replace') as process,
+        ):
+            try:
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    if 'Iter(' in line:
+                        report(line.split(' - INFO - ')[-1].strip())
+            except BaseException:  # interrupted: leave no process behind
+                process.terminate()
+                raise
+        return _reason(log, process.returncode) if process.returncode else None
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A run of ``tools/train.py``, whose last checkpoint cells test.
+
+    Args:
+        config: What is run.
+        folder: Where.
+    """
+
+    config: Config
+    folder: Path
+
+    @functools.cached_property
+    def file(self) -> Path:
+        """The config as it was run; of another content, it has another name."""
+        return self.folder / f'config_{config_sha256(self.config, TRAINED)[:8]}.py'
+
+    @property
+    def checkpoint(self) -> Path:
+        """What it ends with."""
+        return self.folder / f'iter_{self.config.train_cfg.max_iters}.pth'
+
+    def run(self, launcher: Launcher, report: Report) -> str | None:
+        """Train, or go on training, if that is not done; returns why it failed."""
+        if not self.file.is_file() and any(self.folder.glob('iter_*.pth')):
+            return f'{self.folder} has the checkpoints of another config: remove it.'
+        if self.checkpoint.is_file():
+            return None
+        return launcher.run('train.py', self.config, self.file, ['--resume'], report)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One measurement: a config, tested.
+
+    Args:
+        name: What it is called, and where below ``work_dir`` it is.
+        config: What is tested.
+        work_dir: Of all cells.
+        weights: Checkpoint, or the training that makes it, or None.
+        arguments: Further ones of ``tools/test.py``.
+    """
+
+    name: str
+    config: Config
+    work_dir: Path
+    weights: str | Training | None = None
+    arguments: tuple[str, ...] = ()
+
+    def missing(self, fetch: bool) -> list[str]:
+        """What it lacks, one sentence each; see :mod:`pacl_mmseg.benchmark.missing`."""
+        given = isinstance(self.weights, str) and not os.path.isfile(self.weights)
+        found = (
+            f'There is no checkpoint {self.weights}.' if given else None,
+            missing_data(self.config),
+            missing_weights(self.config, fetch),
+        )
+        return [sentence for sentence in found if sentence]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The file of its weights."""
+        trained = isinstance(self.weights, Training)
+        return str(self.weights.checkpoint) if trained else self.weights
+
+    @property
+    def folder(self) -> Path:
+        """Where its ``config.py``, ``log.txt`` and ``result.json`` are.
+
+        Another protocol, option or checkpoint has another folder, so that no result is
+        lost to the next.
+        """
+        weights = self.weights
+        if isinstance(weights, Training):
+            weights = str(weights.file)
+        elif weights is not None and os.path.isfile(weights):
+            weights = file_sha256(weights)
+        key = hashlib.sha256(repr((self._config_sha256, weights)).encode()).hexdigest()
+        return self.work_dir / self.name / key[:8]
+
+    def record(self) -> dict[str, Any] | None:
+        """Its result, if there is a good one of this very config and checkpoint."""
+        try:
+            record = read_result(self.folder / 'result.json')
+        except (FileNotFoundError, ValueError):
+            return None
+        made_by = record['config_sha256'], (record['checkpoint'] or {}).get('sha256')
+        known = self.checkpoint is not None and os.path.isfile(self.checkpoint)
+        weights = file_sha256(self.checkpoint) if known else None
+        return record if made_by == (self._config_sha256, weights) else None
+
+    def unusable(self) -> list[str]:
+        """What is wrong with results of this name, one sentence each."""
+        sentences = []
+        for path in sorted((self.work_dir / self.name).glob('*/result.json')):
+            try:
+                read_result(path)
+            except ValueError as error:
+                sentences.append(str(error))
+        return sentences
+
+    @functools.cached_property
+    def _config_sha256(self) -> str:
+        return config_sha256(self.config)
+
+    def run(self, launcher: Launcher, report: Report) -> str | None:
+        """Train if need be and test; returns why it failed."""
+        if isinstance(self.weights, Training):
+            failure = self.weights.run(launcher, report)
+            if failure:
+                return failure
+        weights = [] if self.weights is None else [self.checkpoint]
+        failure = launcher.run(
+            'test.py',
+            self.config,
+            self.folder / 'config.py',
+            [*weights, *self.arguments],
+            report,
+        )
+        if failure or self.record() is not None:
+            return failure
+        return f'it wrote no result.json in {self.folder}'
 
 
 class Progress:
@@ -181,35 +245,28 @@ class Progress:
     def __init__(self, cells: int, finished: int) -> None:
         self.cells = cells
         self.finished = finished
-        self.seconds: list[float] = []  # that each cell of this run took
         self.terminal = sys.stdout.isatty()
 
-    def start(self, cell: Cell) -> None:
+    def start(self, name: str) -> None:
         """A cell begins."""
-        self.title = f'[{self.finished + 1}/{self.cells}] {cell}'
+        self.finished += 1
+        self.title = f'[{self.finished}/{self.cells}] {name}'
         self.started = time.monotonic()
         self.shown = -math.inf
-        self._show('starting')
+        self.update('starting')
 
-    def update(self, done: int, batches: int, rest: timedelta) -> None:
-        """It has done so many batches and will take so long for the rest."""
-        whole = time.monotonic() - self.started + rest.total_seconds()
-        mean = statistics.fmean([*self.seconds, whole])
-        left = rest.total_seconds() + mean * (self.cells - self.finished - 1)
-        self._show(f'batch {done}/{batches}, {rest} left; in all {_hours(left)} left')
-
-    def end(self, outcome: str) -> None:
-        """It is done, or failed."""
-        self.seconds.append(time.monotonic() - self.started)
-        self.finished += 1
-        self._print(f'{outcome} in {_hours(self.seconds[-1])}', end='\n')
-
-    def _show(self, text: str) -> None:
+    def update(self, text: str) -> None:
+        """It is so far."""
         if self.terminal:
             self._print(text, end='')
         elif time.monotonic() - self.shown >= 60:
             self.shown = time.monotonic()
             self._print(text, end='\n')
+
+    def end(self, outcome: str) -> None:
+        """It is done, or failed."""
+        seconds = round(time.monotonic() - self.started)
+        self._print(f'{outcome} in {seconds // 60} min {seconds % 60} s', end='\n')
 
     def _print(self, text: str, end: str) -> None:
         over = '\r\033[K' if self.terminal else ''
@@ -218,25 +275,50 @@ class Progress:
 
 def run_cells(
     cells: Sequence[Cell],
+    work_dir: Path,
     launcher: Launcher,
-    refresh: Callable[[Mapping[Cell, str]], None],
+    refresh: Callable[[Mapping[Cell, str]], None] = lambda failures: None,
 ) -> dict[Cell, str]:
     """Run the cells that are not finished; one that fails does not stop the others.
 
     Args:
         cells: All cells.
+        work_dir: Theirs, which is locked meanwhile.
         launcher: How each is started.
         refresh: Called after every cell with the failures so far.
 
     Returns:
         Why cells failed.
+
+    Raises:
+        ValueError: Something is missing, or another process runs cells there.
+        SystemExit: SIGINT or SIGTERM came; what is finished is kept.
     """
     todo = [cell for cell in cells if cell.record() is None]
+    missing = dict.fromkeys(x for cell in todo for x in cell.missing(fetch=True))
+    if missing:
+        raise ValueError(f'Nothing was started. {" ".join(missing)}')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work_dir / '.lock', timeout=0), _stopping():
+            return _run_cells(cells, todo, launcher, refresh)
+    except Timeout:
+        raise ValueError(f'Another run goes on in {work_dir}.') from None
+
+
+def _run_cells(
+    cells: Sequence[Cell],
+    todo: Sequence[Cell],
+    launcher: Launcher,
+    refresh: Callable[[Mapping[Cell, str]], None],
+) -> dict[Cell, str]:
     print(f'{len(cells)} to evaluate, {len(cells) - len(todo)} finished before.')
+    for sentence in dict.fromkeys(x for cell in todo for x in cell.unusable()):
+        print(f'Not taken up: {sentence}')
     progress = Progress(len(cells), len(cells) - len(todo))
     failures: dict[Cell, str] = {}
     for cell in todo:
-        progress.start(cell)
+        progress.start(cell.name)
         failure = cell.run(launcher, progress.update)
         if failure:
             failures[cell] = failure
@@ -249,14 +331,20 @@ def run_cells(
     return failures
 
 
-def _time(match: re.Match) -> timedelta:
-    hours, minutes, seconds = map(int, match['clock'].split(':'))
-    days = int(match['days'] or 0)
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """End in one sentence when a person, or a scheduler, says so."""
 
+    def stop(*_: Any) -> None:
+        sys.exit('\nStopped; run again to go on.')
 
-def _hours(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _reason(log: Path, status: int) -> str:

@@ -12,27 +12,21 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from pacl_mmseg.benchmark.methods import METHODS
-from pacl_mmseg.datasets.preparation.layout import has_content, open_dataset
+from pacl_mmseg.datasets.preparation.layout import chosen, has_content, open_dataset
 from pacl_mmseg.models.encoder import hand_over, tower_configs
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.registry import DATASETS, kind_of
 
 
-def missing_checkpoint(method: str, checkpoint: str | None) -> str | None:
-    """Why a method cannot have its trained parts, or None."""
-    if checkpoint is not None and not os.path.isfile(checkpoint):
-        return f'There is no checkpoint {checkpoint}.'
-    if METHODS[method].trained and checkpoint is None:
-        return f'{method} has trained parts: give --checkpoint {method}=FILE.'
-    return None
-
-
 def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     """Why a loader's files cannot be read, or None.
 
-    Of segmentation data every image and mask is looked for; whether they are right, and
-    those of the official split, is what ``tools/check_data.py`` says.
+    Of segmentation data every image and mask is looked for, or those of the dataset's
+    ``indices``; whether they are right, and those of the official split, is what
+    ``tools/check_data.py`` says.
+
+    Raises:
+        ValueError: There are fewer images than ``indices`` want.
     """
     dataset, path = (cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset'
     while isinstance(dataset.get('dataset'), dict):  # inside wrappers
@@ -43,10 +37,13 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         except FileNotFoundError as error:
             return str(error)
         return None
-    root = dataset.get('data_root')
+    root, indices = dataset.get('data_root'), dataset.get('indices')
+    segmentation = _is_segmentation(str(dataset.get('type')))
     if not root or '://' in root:
+        if not root and segmentation and indices is not None:
+            chosen(open_dataset(dataset).load_data_list(), indices)
         return None
-    wanted, segmentation = [root], _is_segmentation(dataset['type'])
+    wanted = [root]
     if segmentation:
         parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
         wanted += [os.path.join(root, part) for part in parts if part]
@@ -59,12 +56,13 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
             )
     if segmentation:
         records = open_dataset(dataset).load_data_list()
-        files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
         if not records:
             return (
                 f'The {dataset["type"]} in {root} lists no images: '
                 'tools/check_data.py says what to do.'
             )
+        records = chosen(records, indices)
+        files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
         lacking = [file for file in files if not has_content(file)]
         if lacking:
             return (

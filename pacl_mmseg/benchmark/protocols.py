@@ -1,41 +1,34 @@
 """Evaluation protocols by name: written into configs, and read back from them.
 
-Everything that moves a benchmark number is a *setting*. A :class:`Protocol` gives every
-setting a value, for each benchmark; ``docs/protocols.md`` tabulates them and says which
-published figures each belongs to. What a result carries is :func:`read_protocol`'s
-account of the config that was run, never the name that was asked for.
+Everything that moves a benchmark number is a *setting*. The configs give every setting
+a value, for each benchmark, and a :class:`Protocol` changes some of them;
+``docs/protocols.md`` tabulates all and says which published figures each belongs to.
+What a result carries is :func:`read_protocol`'s account of the config that was run,
+never the name that was asked for.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pacl_mmseg.datasets.preparation.official import OFFICIAL
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
+from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.prompts import Vocabulary, get_templates
 from pacl_mmseg.registry import MODELS, kind_of, typed
 from pacl_mmseg.utils.names import check_name
 
-REAL_BENCHMARKS = (
-    'voc20',
-    'voc21',
-    'context59',
-    'context60',
-    'coco_object',
-    'coco_stuff171',
-    'ade20k',
-    'cityscapes',
-    'ade847',
-    'pc459',
-)
+REAL_BENCHMARKS = tuple(OFFICIAL)
 # Those whose class 0 is the background.
 WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
 
@@ -62,67 +55,45 @@ PARTS = dict(
     decode_head='ZeroShotTextHead',
 )
 LONG_SIDE = 2048  # of a resized image at most; all protocols here have the same
+AFTER_FLIPS = ('LoadAnnotations', 'LoadSegmentationMask', 'PackSegInputs')
 PIPELINES = ('test_pipeline', 'tta_pipeline', 'val_dataloader', 'test_dataloader')
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to evaluate.
+    """One way to evaluate: what it changes in the configs' own settings.
 
     Args:
-        general: Settings on all benchmarks, over :data:`COMMON`.
+        general: Settings on all benchmarks.
         benchmarks: Settings on single ones, over those.
     """
 
-    general: Mapping[str, Any]
+    general: Mapping[str, Any] = field(default_factory=dict)
     benchmarks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def settings(self, benchmark: str) -> dict[str, Any]:
-        """Every setting on a benchmark."""
-        own = self.benchmarks.get(benchmark, {})
-        return {**COMMON, 'names': benchmark, **self.general, **own}
+        """Every setting on a benchmark, in full."""
+        changed = {**self.general, **self.benchmarks.get(benchmark, {})}
+        changed = {name: _in_full(name, value) for name, value in changed.items()}
+        return {**own_settings(benchmark), **changed}
 
     def difference(self, benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Its settings on a benchmark that are not those."""
-        return {
-            name: value
-            for name, value in self.settings(benchmark).items()
-            if _in_full(name, value) != settings[name]
-        }
+        own = self.settings(benchmark).items()
+        return {name: value for name, value in own if value != settings[name]}
 
 
-COMMON = dict(
-    mode='slide',
-    average='scores',
-    background=dict(rule='none'),
-    area_threshold=None,
-    pamr=None,
-    token_stride=None,  # the patch size
-    # How an image whose size is not a multiple of the patches' is treated, and position
-    # embeddings are resized. Where all windows have the size that the encoder was
-    # trained with, neither happens, and presets leave these two alone.
-    fit='resize',
-    interpolate_offset=0.0,
-    templates='imagenet80',
-    tta=False,
-)
+@functools.cache
+def own_settings(benchmark: str) -> dict[str, Any]:
+    """The settings that ``configs/pacl_<benchmark>.py`` states, which are SCLIP's."""
+    path = str(CONFIGS / f'pacl_{benchmark}.py')
+    return read_settings(Config.fromfile(path, use_environment_variables=False))
 
 
 def _probability(threshold: float) -> dict[str, Any]:
     return dict(rule='probability', threshold=threshold)
 
 
-# wangf3014/SCLIP at b56bd30: configs/cfg_*.py over the defaults of clip_segmentor.py.
-_SCLIP = Protocol(
-    general=dict(short_side=336, window=224, window_stride=112, logit_scale=40.0),
-    benchmarks=dict(
-        voc21=dict(logit_scale=65.0, background=_probability(0.1), area_threshold=0.1),
-        context60=dict(logit_scale=50.0, background=_probability(0.1)),
-        coco_object=dict(logit_scale=50.0, background=_probability(0.1)),
-        coco_stuff171=dict(short_side=448),
-        cityscapes=dict(short_side=560),
-    ),
-)
 # mc-lan/ClearCLIP at ad68a40: configs/cfg_*.py over clearclip_segmentor.py, whose
 # default window stride, 224, Cityscapes keeps with its smaller window.
 _CLEARCLIP = Protocol(
@@ -132,6 +103,7 @@ _CLEARCLIP = Protocol(
         window_stride=224,
         logit_scale=50.0,
         interpolate_offset=0.1,
+        area_threshold=None,
     ),
     benchmarks=dict(
         voc20=dict(names='voc20_clearclip'),
@@ -147,13 +119,11 @@ _WITHOUT_WINDOWS = dict(
     mode='whole', window=None, window_stride=None, fit='crop', interpolate_offset=0.1
 )
 _NACLIP = Protocol(
-    general=dict(short_side=336, window=224, window_stride=112, logit_scale=40.0),
+    general=dict(logit_scale=40.0, area_threshold=None),
     benchmarks=dict(
         voc20=_WITHOUT_WINDOWS,
-        voc21=dict(_WITHOUT_WINDOWS, background=_probability(0.1)),
-        context60=dict(background=_probability(0.1)),
-        coco_object=dict(background=_probability(0.1)),
-        cityscapes=dict(short_side=560),
+        voc21=_WITHOUT_WINDOWS,
+        coco_stuff171=dict(short_side=336),
     ),
 )
 # The same with what that code does by default, and its README's figures have.
@@ -170,6 +140,7 @@ _DINOISER = Protocol(
         window_stride=224,
         average='probabilities',
         logit_scale=100.0,
+        area_threshold=None,
     ),
     benchmarks={
         name: dict(
@@ -186,11 +157,10 @@ _DINOISER = Protocol(
 _PACL_PAPER = Protocol(
     general=dict(
         short_side=336,
-        window=224,
-        window_stride=112,
         logit_scale=40.0,
         token_stride=4,
         templates='pacl7',
+        area_threshold=None,
     ),
     benchmarks={
         name: dict(background=dict(rule='entropy', threshold=1.5))
@@ -198,7 +168,9 @@ _PACL_PAPER = Protocol(
     },
 )
 PROTOCOLS = dict(
-    sclip=_SCLIP,
+    # wangf3014/SCLIP at b56bd30, configs/cfg_*.py over the defaults of
+    # clip_segmentor.py: what the configs say by themselves.
+    sclip=Protocol(),
     clearclip=_CLEARCLIP,
     naclip=_NACLIP,
     naclip_pamr=_NACLIP_PAMR,
@@ -239,6 +211,48 @@ def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
         model[part][key] = (value, value) if square else value
         if name == 'names':
             model[part].pop('vocabulary', None)
+
+
+def apply_augmentation(cfg: Config) -> None:
+    """Make a config test every image as it is and mirrored, in place.
+
+    By MMSeg's ``tta_model`` and the config's ``tta_pipeline``, or, if it has none, its
+    test pipeline, mirrored where annotations are not loaded yet.
+
+    Args:
+        cfg: Config of any segmentor, with a ``tta_model``.
+
+    Raises:
+        ValueError: It has no ``tta_model``.
+    """
+    if 'tta_model' not in cfg:
+        raise ValueError('Augmentation needs a tta_model, which the config lacks.')
+    model, dataset = cfg.model, cfg.test_dataloader.dataset
+    if kind_of(model) == PARTS['test_cfg']:
+        # MMSeg merges the scores of all classes alone: of the present-classes protocol
+        # it would leave the first view's prediction.
+        model.test_cfg.update(keep_scores=True, present_classes=False)
+        given = cfg.test_evaluator
+        cfg.test_evaluator = [
+            metric
+            for metric in (given if isinstance(given, list) else [given])
+            if kind_of(metric) != 'PresentClassesIoUMetric'
+        ]
+    dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)
+    cfg.tta_model = ConfigDict(**cfg.tta_model, module=model)
+    cfg.model = cfg.tta_model
+
+
+def _mirrored(pipeline: Sequence[Mapping]) -> list[dict]:
+    steps = [[step] for step in pipeline]
+    views = [
+        dict(type='RandomFlip', prob=prob, direction='horizontal')
+        for prob in (0.0, 1.0)
+    ]
+    first = next(i for i, (step,) in enumerate(steps) if kind_of(step) in AFTER_FLIPS)
+    steps.insert(first, views)
+    load, *transforms = steps  # the image is loaded once
+    return [*load, dict(type='TestTimeAug', transforms=transforms)]
 
 
 def read_settings(cfg: Config) -> dict[str, Any]:
@@ -287,6 +301,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
           ``nearest`` is the preset with the fewest other settings and ``differs`` what
           those are there;
         - ``benchmark``, or None where the config does not name one;
+        - ``subset``, None for the whole of it, or the dataset's ``indices``;
         - ``weights`` and ``precision`` of the image encoder;
         - ``template_count``, and ``names_sha256`` of the names and their classes.
 
@@ -310,6 +325,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
         nearest=None if same else nearest,
         differs={} if same or nearest is None else others[nearest],
         benchmark=benchmark,
+        subset=_plain(cfg.get('test_dataloader', {}).get('dataset', {}).get('indices')),
         weights=_weights(backbone),
         precision=backbone.get('dtype'),
         **settings,
@@ -320,7 +336,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
 def format_protocol(protocol: Mapping[str, Any]) -> str:
     """:func:`read_protocol`'s account in a few lines, without what does not apply."""
     p = protocol
-    title = p['protocol']
+    title = p['protocol'] + (p['subset'] is not None) * f', {subset_in_words(p)} alone'
     if p['same_as']:
         title += f' (here the same as {", ".join(p["same_as"])})'
     if p['differs']:
@@ -353,6 +369,14 @@ def format_protocol(protocol: Mapping[str, Any]) -> str:
     lines = ([p['weights'], p['precision']], image, text, after)
     texts = (', '.join(filter(None, line)) for line in lines if line)
     return '\n  '.join([f'protocol {title}', *texts])
+
+
+def subset_in_words(protocol: Mapping[str, Any]) -> str:
+    """Which images of a benchmark a result is of."""
+    subset = protocol['subset']
+    if isinstance(subset, int):
+        return f'the {"first" if subset > 0 else "last"} {abs(subset)} images'
+    return 'all images' if subset is None else f'{len(subset)} chosen images'
 
 
 def _segmentor(cfg: Config) -> ConfigDict:

@@ -12,7 +12,7 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,11 @@ from pacl_mmseg.utils import whole_file
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'open_clip', 'pacl_mmseg')
 # What of a config decides the numbers that testing it gives.
 MEASURED = ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
+# And what decides the weights that training it gives.
+TRAINED = (
+    *('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'),
+    *('custom_hooks', 'randomness'),
+)
 IRRELEVANT = (
     *('data_root', 'batch_size', 'num_workers', 'persistent_workers', 'pin_memory'),
     'window_batch',
@@ -99,32 +104,40 @@ def evaluation_record(
     )
 
 
-def config_sha256(cfg: Config) -> str:
+def config_sha256(cfg: Config, keys: Sequence[str] = MEASURED) -> str:
     """SHA-256 of what in a config decides the numbers that testing it gives.
 
     Files count by their content, not by their place: the encoder's weights and the
-    names of classes. Where the data lies and what only makes it faster do not count.
+    names of classes. Where test data lie and what only makes tests faster do not count.
+
+    Args:
+        cfg: Any config.
+        keys: Its parts that count; :data:`TRAINED` for what decides its weights.
     """
-    whole = cfg.to_dict()
+    whole, ignored = cfg.to_dict(), IRRELEVANT if keys == MEASURED else ()
     whole['model'] = hand_over(whole['model'])
-    measured = {key: _content(whole.get(key)) for key in MEASURED}
-    measured['names'] = read_protocol(cfg)['names_sha256']
-    text = json.dumps(measured, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    content = {key: _content(whole.get(key), ignored) for key in keys}
+    content['names'] = read_protocol(cfg)['names_sha256']
+    return _sha256(content)
 
 
-def _content(node: Any) -> Any:
+def _content(node: Any, ignored: Sequence[str]) -> Any:
     if isinstance(node, dict):
         return {
             key: file_sha256(os.path.expanduser(value))
             if key == 'pretrained' and os.path.isfile(os.path.expanduser(value or ''))
-            else _content(value)
+            else _content(value, ignored)
             for key, value in node.items()
-            if key not in IRRELEVANT
+            if key not in ignored
         }
     if isinstance(node, (list, tuple)):
-        return [_content(value) for value in node]
+        return [_content(value, ignored) for value in node]
     return node
+
+
+def _sha256(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.lru_cache
@@ -173,6 +186,39 @@ def encoders(model: nn.Module) -> dict[str, dict[str, str]]:
         for path, module in model.named_modules()
         if isinstance(module, FrozenModule) and module.frozen
     }
+
+
+def write_result(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of an evaluation, with a checksum."""
+    record = json.loads(json.dumps(record))  # as it is read back
+    write_json(path, dict(record, sha256=_sha256(record)))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_result` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or of a version that wrote no checksum.
+    """
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        whole = record.pop('sha256', None)
+        version = record['versions']['pacl_mmseg']
+    except FileNotFoundError:
+        raise
+    except (ValueError, AttributeError, LookupError, TypeError, OSError) as error:
+        raise ValueError(
+            f'{path} is damaged ({type(error).__name__}: {error}): test again.'
+        ) from error
+    if whole is None:
+        raise ValueError(
+            f'{path} is of an earlier version ({version}), whose results have no '
+            'checksum: test again.'
+        )
+    if whole != _sha256(record):
+        raise ValueError(f'{path} was changed after it was written: test again.')
+    return record
 
 
 def write_text(path: Path, text: str) -> None:

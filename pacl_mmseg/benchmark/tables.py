@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pacl_mmseg.benchmark.chart import draw_chart
-from pacl_mmseg.benchmark.methods import compose
-from pacl_mmseg.benchmark.protocols import format_protocol, read_method
+from pacl_mmseg.benchmark.configs import compose
+from pacl_mmseg.benchmark.protocols import format_protocol, read_method, subset_in_words
 from pacl_mmseg.benchmark.results import write_json, write_text
 from pacl_mmseg.datasets.preparation import OFFICIAL
 
@@ -105,8 +105,11 @@ def table_row(
     )
     row['notes']['protocol'] = f'{benchmark}: {format_protocol(protocol)}'
     images, official = record['images'], OFFICIAL.get(benchmark)
-    complete = official is None or images == official.images
+    complete = protocol['subset'] is None
     if not complete:
+        row['notes']['mIoU'] = f'on {subset_in_words(protocol)} alone'
+    elif official is not None and images != official.images:
+        complete = False
         row['notes']['mIoU'] = f'on {images} images; the split has {official.images}'
     is_known = record['method'] == json.loads(
         json.dumps(read_method(compose(method, benchmark)))
@@ -148,9 +151,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             mark = f' [{notes.setdefault(note, len(notes) + 1)}]' if note else ''
             cells.append(_cell(row, key) + mark)
         table.append(cells)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ['| ' + ' | '.join(map(str.ljust, cells, widths)) + ' |' for cells in table]
-    lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+    lines = [markdown_table(table[0], table[1:])[:-1]]
     failed = [
         f'- {row["benchmark"]} {row["method"]}: {row["failure"]}'
         for row in rows
@@ -161,6 +162,30 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     if notes:
         lines.append('')
         lines += [f'{number}. {_one_line(note)}' for note, number in notes.items()]
+    return '\n'.join(lines) + '\n'
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = None
+) -> str:
+    """A table in Markdown, its columns padded.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells.
+        left: How many of the first columns are set flush left, the others right; by
+            default all.
+    """
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    left = len(header) if left is None else left
+    rule = ['-' * (width + 2) for width in widths]
+    rule[left:] = ['-' * (width + 1) + ':' for width in widths[left:]]
+    lines = [f'|{"|".join(rule)}|']
+    for cells in (header, *rows):
+        padded = [*map(str.ljust, cells[:left], widths[:left])]
+        padded += map(str.rjust, cells[left:], widths[left:])
+        lines.append(f'| {" | ".join(padded)} |')
+    lines[:2] = reversed(lines[:2])
     return '\n'.join(lines) + '\n'
 
 

@@ -12,12 +12,14 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from pacl_mmseg.benchmark import compose, describe_test
+from pacl_mmseg.benchmark.grid import Cell
 from pacl_mmseg.benchmark.results import (
     config_sha256,
     encoders,
     file_sha256,
     images_per_second,
-    write_json,
+    read_result,
+    write_result,
 )
 from pacl_mmseg.registry import MODELS
 
@@ -74,10 +76,49 @@ def test_fingerprints_of_all_frozen_encoders(tiny_model):
     assert 'random weights' in found['backbone']['name']
 
 
-def test_a_file_is_written_as_a_whole(tmp_path):
+def test_a_damaged_result_is_noticed(tmp_path):
     path = tmp_path / 'result.json'
-    write_json(path, dict(mIoU=1.5))
-    with pytest.raises(TypeError):
-        write_json(path, dict(mIoU=object()))
-    assert json.loads(path.read_text()) == dict(mIoU=1.5)
-    assert [file.name for file in tmp_path.iterdir()] == ['result.json']
+    record = dict(metrics=dict(mIoU=45.21), versions=dict(pacl_mmseg='0.1.0'))
+    write_result(path, dict(record, dilations=(8, 16)))
+    assert read_result(path) == dict(record, dilations=[8, 16])
+    text = path.read_text()
+    for damaged in ('', text[:50], text.replace('45.21', '46.21'), '[]', '{}', '3'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=f'{path} (is damaged|was changed)'):
+            read_result(path)
+    path.write_bytes(b'\xff\x00')
+    with pytest.raises(ValueError, match=f'{path} is damaged'):
+        read_result(path)
+    with pytest.raises(FileNotFoundError):
+        read_result(tmp_path / 'none.json')
+
+
+def test_a_result_of_the_version_before_is_refused_by_name(tmp_path):
+    path = tmp_path / 'voc20' / 'clip' / '0123abcd' / 'result.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(OLD_RESULT, indent=2))
+    sentence = 'is of an earlier version .0.1.0., whose results have no checksum'
+    with pytest.raises(ValueError, match=sentence):
+        read_result(path)
+    cell = Cell('voc20/clip', compose('clip', 'voc20'), tmp_path)
+    assert cell.record() is None
+    (found,) = cell.unusable()
+    assert str(path) in found and 'earlier version' in found
+
+
+# As the version before wrote it, shortened.
+OLD_RESULT = {
+    'method': {'dense_attention': None, 'output': 'projection', 'neck': None},
+    'protocol': {'protocol': 'sclip', 'same_as': ['naclip'], 'benchmark': 'voc20'},
+    'config_sha256': '52a3f1ad0d1c',
+    'checkpoint': None,
+    'metrics': {'aAcc': 70.1, 'mIoU': 41.8, 'present_classes/mIoU': 60.2},
+    'images': 1449,
+    'images_per_s': 3.2,
+    'peak_memory_mb': 2048,
+    'encoders': {'backbone': {'name': 'ViT-B-16-quickgelu', 'sha256': 'abc'}},
+    'versions': {'torch': '2.9.0', 'pacl_mmseg': '0.1.0'},
+    'device': 'CPU',
+    'processes': 1,
+    'date': '2026-11-01T00:00:00+00:00',
+}

@@ -104,6 +104,10 @@ def test_no_difference_where_something_else_was_measured():
     row = table_row('sclip', 'voc21', record('sclip', 59.0, options=other), None)
     assert row['difference'] is None and row['published_mIoU'] is not None
     assert row['notes']['method'] == 'with options that are not those of sclip'
+    part = {'test_dataloader.dataset.indices': 19}
+    row = table_row('sclip', 'voc21', record('sclip', 59.0, 19, part), None)
+    assert row['difference'] is None
+    assert row['notes']['mIoU'] == 'on the first 19 images alone'
     row = table_row('sclip', 'voc21', record('sclip', 59.0, images=19), None)
     assert row['difference'] is None
     assert row['notes']['mIoU'] == 'on 19 images; the split has 1449'

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_every_config_is_a_row_that_changes_one_thing(ablations):
 
 @pytest.mark.parametrize('name', [n for n in NAMES if not n.startswith('stride')])
 def test_config_trains(ablations, name):
-    cfg = ablations.config_of(name, seed=3)
+    cfg = ablations.training(name, 3, Path()).config
     assert cfg.randomness.seed == cfg.train_dataloader.dataset.seed == 3
     torch.manual_seed(0)
     loader = copy.deepcopy(cfg.train_dataloader)
@@ -79,60 +79,37 @@ def test_config_trains(ablations, name):
             assert key not in trained
 
 
-@pytest.fixture
-def small(ablations, monkeypatch):
-    """The script, on a few scenes."""
-    original = ablations.config_of
-
-    def smaller(name: str, seed: int) -> Config:
-        cfg = original(name, seed)
-        cfg.train_cfg.max_iters = 2
-        cfg.train_dataloader.batch_size = 4
-        cfg.train_dataloader.dataset.dataset.num_scenes = 16
-        for split in ('val', 'test'):
-            cfg[f'{split}_dataloader'].dataset.num_scenes = 3
-        for loader in ('train', 'val', 'test'):
-            cfg[f'{loader}_dataloader'].update(num_workers=0, persistent_workers=False)
-        return cfg
-
-    monkeypatch.setattr(ablations, 'config_of', smaller)
-    return ablations
+def test_cells_of_a_row(ablations, tmp_path):
+    val, test = ablations.cells('stride_4', 1, tmp_path)
+    assert (val.name, test.name) == ('stride_4/seed1/val', 'stride_4/seed1/test')
+    assert val.config.test_dataloader.dataset.split == 'val'
+    assert test.config.test_dataloader.dataset.split == 'test'
+    assert val.config.model.backbone.stride == 4
+    # The baseline's weights; those of another seed are others.
+    (own, _), (other, _) = (ablations.cells('pacl', seed, tmp_path) for seed in (1, 2))
+    assert val.checkpoint == test.checkpoint == own.checkpoint != other.checkpoint
+    assert val.folder != own.folder
 
 
-def test_runs_are_resumed_and_failures_reported(small, tmp_path, capsys):
-    arguments = ['--only', 'stride_4', 'pacl', '--seeds', '1', '--work-dir']
-    # The first row needs the weights of the second.
-    with pytest.raises(SystemExit, match='stride_4, seed 1: FileNotFoundError: '):
-        small.main([*arguments, str(tmp_path)])
-    file = tmp_path / 'pacl' / 'seed1' / 'result.json'
-    record = json.loads(file.read_text())
-    assert record['seed'] == 1
-    for split, key in small.COLUMNS.values():
-        assert record[split][key] >= 0
-    written = file.stat().st_mtime_ns
-    capsys.readouterr()
-    small.main([*arguments, str(tmp_path)])
-    assert file.stat().st_mtime_ns == written
-    baseline, stride = (tmp_path / 'table.md').read_text().splitlines()[2:]
-    assert baseline.startswith('| none: the baseline |  | 1 |')
-    assert stride.startswith('| token stride at test (8) | 4 | 1 |')
-    assert stride in capsys.readouterr().out
+def test_table(ablations, tmp_path):
+    def cell(name: str, seed: int, split: str, value: float) -> SimpleNamespace:
+        metrics = {key: value for _, key in ablations.COLUMNS.values()}
+        return SimpleNamespace(
+            name=f'{name}/seed{seed}/{split}', record=lambda: dict(metrics=metrics)
+        )
 
-
-def test_table(ablations):
-    def record(name: str, seed: int, value: float) -> dict:
-        values = {key: value for _, key in ablations.COLUMNS.values()}
-        return dict(name=name, seed=seed, train=values, val=values, test=values)
-
-    records = [record('captions', seed, value) for seed, value in enumerate((1, 2, 6))]
-    records.append(record('stride_2', 0, 50.04))
-    del records[-1]['train']
-    head, rule, captions, stride = ablations.table(records).splitlines()
+    cells = [
+        cell('captions', seed, split, value)
+        for seed, value in enumerate((1, 2, 6))
+        for split in ('val', 'test')
+    ]
+    cells.append(cell('stride_2', 0, 'test', 50.04))
+    head, rule, captions, stride = ablations.table(cells).splitlines()
     assert head.count('|') == rule.count('|') == captions.count('|')
     # Mean 3; deviations -2, -1, 3: variance 14 / 2.
+    words = [word.strip() for word in captions.split('|')[1:-1]]
     columns = len(ablations.COLUMNS)
-    assert captions == '| texts (noun prompts) | captions | 3 |' + columns * (
-        ' 3.0 ± 2.6 |'
-    )
-    assert stride.endswith('| 2 | 1 |' + (columns - 1) * ' 50.0 |' + '  |')
-    assert ablations.table([]).splitlines() == [head, rule]
+    assert words == ['texts (noun prompts)', 'captions', '3', *['3.0 ± 2.6'] * columns]
+    words = [word.strip() for word in stride.split('|')[3:-1]]
+    assert words == ['1', '', *['50.0'] * (columns - 1)]
+    assert len(ablations.table([]).splitlines()) == 2

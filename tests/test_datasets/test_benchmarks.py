@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmengine.structures import PixelData
 from PIL import Image
 
 from pacl_mmseg.apis import load_config
+from pacl_mmseg.benchmark import apply_augmentation, read_protocol
 from pacl_mmseg.datasets.image_text import build_pipeline
 from pacl_mmseg.datasets.large_vocabulary import ADE20K_847_IDS
 from pacl_mmseg.registry import DATASETS
@@ -23,13 +25,12 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 @dataclass(frozen=True)
 class Labels:
-    """What the masks mean, and how large images are shown to the model.
+    """What the masks mean.
 
     ``first`` is the label of class 0 in the files; label 0 is ignored where it is 1.
     """
 
     num_classes: int
-    short_side: int = 336
     first: int = 0
     ignored: int = 255
 
@@ -40,9 +41,9 @@ BENCHMARKS = dict(
     context59=Labels(59, first=1),
     context60=Labels(60),
     coco_object=Labels(81),
-    coco_stuff171=Labels(171, short_side=448),
+    coco_stuff171=Labels(171),
     ade20k=Labels(150, first=1),
-    cityscapes=Labels(19, short_side=560),
+    cityscapes=Labels(19),
     ade847=Labels(847, ignored=65535),
     pc459=Labels(459, ignored=65535),
 )
@@ -64,23 +65,26 @@ def benchmark(request, tmp_path_factory):
 
 def test_images_and_labels(benchmark):
     config, dataset, labels, classes = benchmark
-    assert config.val_dataloader == config.test_dataloader
     assert len(dataset) == len(NAMES)
     assert len(dataset.metainfo['classes']) == labels.num_classes
     assert len(dataset.metainfo['palette']) == labels.num_classes
     assert dataset.ignore_index == labels.ignored
     item = dataset[0]
-    assert min(item['inputs'].shape[1:]) == labels.short_side
+    side = read_protocol(config)['short_side']
+    assert min(item['inputs'].shape[1:]) == side
     sample = item['data_samples']
     assert sample.ori_shape == SIZE
     assert np.array_equal(sample.gt_sem_seg.data[0], classes)
 
 
 def test_flipped_views(benchmark):
-    config, dataset, labels, classes = benchmark
-    item = Compose(build_pipeline(config.tta_pipeline))(dataset.get_data_info(0))
+    config, dataset, _, classes = benchmark
+    config = copy.deepcopy(config)
+    apply_augmentation(config)
+    pipeline = Compose(build_pipeline(config.test_dataloader.dataset.pipeline))
+    item = pipeline(dataset.get_data_info(0))
     plain, flipped = item['inputs']
-    assert min(plain.shape[1:]) == labels.short_side
+    assert min(plain.shape[1:]) == read_protocol(config)['short_side']
     assert plain.flip(2).equal(flipped)
     assert [sample.flip for sample in item['data_samples']] == [False, True]
     for sample in item['data_samples']:
@@ -109,20 +113,6 @@ def test_labels_beyond_the_classes_are_refused(benchmark, tmp_path):
     sample = dict(dataset.get_data_info(0), seg_map_path=str(tmp_path / 'mask.png'))
     with pytest.raises(ValueError, match=f'mask.png holds the label {unknown},'):
         dataset.pipeline(sample)
-
-
-def test_the_default_protocol_is_sclips(benchmark):
-    """Of wangf3014/SCLIP at b56bd30, configs/cfg_*.py."""
-    config, *_ = benchmark
-    scale, threshold, area = dict(
-        voc21=(65, 0.1, 0.1), context60=(50, 0.1, None), coco_object=(50, 0.1, None)
-    ).get(config.benchmark, (40, None, None))
-    head, decoding = config.model.decode_head, config.model.test_cfg
-    assert head.dataset_name == config.benchmark
-    assert head.logit_scale == scale
-    rule = dict(rule='probability', threshold=threshold) if threshold else None
-    assert decoding.get('background') == rule
-    assert decoding.get('area_threshold') == area
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)

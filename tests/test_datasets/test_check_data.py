@@ -15,7 +15,6 @@ from miniatures import NAMES, blocks, save
 from mmengine.logging import MMLogger
 from PIL import Image
 
-from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS
 from pacl_mmseg.datasets.preparation import (
     CONVERTERS,
     OFFICIAL,
@@ -82,7 +81,6 @@ def relabel(path: Path, change: dict[int, int]) -> None:
 
 
 def test_every_benchmark_has_its_official_split():
-    assert tuple(OFFICIAL) == REAL_BENCHMARKS
     assert set(CONVERTERS) < set(OFFICIAL)
 
 
@@ -500,3 +498,26 @@ def test_one_source_for_one_benchmark(root, tool):
     assert status == 1 and 'prepare them one by one' in sentence
     status, sentence = tool('prepare_data.py', 'pc459', '--source', root / 'here')
     assert status == 1 and f'There is no folder {root}/here' in sentence
+
+
+def test_a_subset(root):
+    miniatures.ade20k(root)
+    masks = sorted((root / 'ade' / 'ADEChallengeData2016').rglob('*.png'))
+    for mask in masks[1:]:
+        mask.unlink()
+    assert not check('ade20k').usable
+    assert not check('ade20k', subset=2).usable
+    verdict = check('ade20k', subset=1)
+    assert verdict.usable
+    assert verdict.finding.startswith(f'the first 1 of {len(NAMES)} images and masks')
+    for number in (0, -1, len(NAMES) + 1):
+        with pytest.raises(ValueError, match=f'has 1 to {len(NAMES)} images, not'):
+            check('ade20k', subset=number)
+
+
+def test_a_damaged_note_on_coco_object(root):
+    miniatures.converted(root, 'coco_object')
+    (mask, *_) = root.rglob('*_instanceTrainIds.png')
+    (mask.parent / '.coco_object_source').write_bytes(b'\xff\x00ix')
+    with pytest.raises(ValueError, match='coco_object_source, which says .* damaged'):
+        check('coco_object')

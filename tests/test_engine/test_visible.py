@@ -66,21 +66,6 @@ def test_pictures_of_the_experiment_are_of_fixed_images():
     assert 'ImageTextShards' in str(config.train_dataloader)
 
 
-def plain(config):
-    """Without the names of the packages that parts were inherited from."""
-    if isinstance(config, dict):
-        return {k: plain(v) for k, v in config.items() if k != '_scope_'}
-    return [plain(v) for v in config] if isinstance(config, list) else config
-
-
-def test_validation_is_that_of_the_benchmark():
-    """The pipeline and dataset written for training are those that test."""
-    ours = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m_voc20val.py')
-    other = Config.fromfile(ROOT / 'configs' / 'pacl_voc20.py')
-    assert plain(ours.val_dataloader) == plain(other.val_dataloader)
-    assert plain(ours.val_evaluator) == plain(other.val_evaluator)
-
-
 @pytest.mark.parametrize(('weight_scale', 'patches'), [(1e5, 1), (1e-5, 16)])
 def test_a_collapse_of_the_weights_is_visible(config, weight_scale, patches):
     compatibility = dict(mode='softmax', weight_scale=weight_scale)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-import os
 import re
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from pacl_mmseg.benchmark.grid import PROGRESS, Launcher, Progress
+from pacl_mmseg.apis import load_config
+from pacl_mmseg.benchmark.grid import Cell, Launcher, Progress, Training, run_cells
+from pacl_mmseg.benchmark.results import read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ['test_dataloader.dataset.num_scenes=12', 'test_dataloader.batch_size=4']
@@ -70,8 +71,8 @@ def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
         benchmark([*arguments(tmp_path, 'clip', 'pacl', 'maskclip'), *given])
     out = capsys.readouterr().out
     assert '3 to evaluate, 1 finished before' in out
-    assert re.search(r'\[2/3\] small_world pacl: failed: .*junk.pth', out)
-    assert re.search(r'\[3/3\] small_world maskclip: mIoU \d+\.\d+ in 0:', out)
+    assert re.search(r'\[2/3\] small_world/pacl: failed: .*junk.pth', out)
+    assert re.search(r'\[3/3\] small_world/maskclip: mIoU \d+\.\d+ in 0 min', out)
     assert first.stat().st_mtime_ns == kept
 
     results = json.loads((tmp_path / 'results.json').read_text())
@@ -81,7 +82,7 @@ def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
     assert maskclip['mIoU'] > clip['mIoU'] > 0
     assert maskclip['present_classes_mIoU'] > maskclip['mIoU']
     (second,) = results_of(tmp_path, 'maskclip')
-    record = json.loads(second.read_text())
+    record = read_result(second)
     assert record == maskclip['record']
     assert record['images'] == 12 and record['images_per_s'] > 0
     assert record['processes'] == 2
@@ -99,28 +100,27 @@ def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
     first.write_text(first.read_text()[:100])  # as a full disk leaves it
     dry_run(benchmark, *options)
     assert capsys.readouterr().out.splitlines() == [
-        'small_world clip: finished',
-        'small_world clip: would run',
-        'small_world clip: would run',
+        'small_world/clip: finished',
+        'small_world/clip: would run',
+        'small_world/clip: would run',
     ]
 
 
 def test_dry_run_says_what_is_missing(benchmark, tmp_path, capsys):
     dry_run(
         benchmark,
-        *('--methods', 'clip', 'pacl', '--benchmarks', 'small_world', 'voc20'),
+        *('--methods', 'clip', 'maskclip', '--benchmarks', 'small_world', 'voc20'),
         *('--work-dir', str(tmp_path / 'run'), '--data-root', str(tmp_path)),
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
-        'small_world clip: would run',
-        'small_world pacl: missing [1]',
-        'voc20 clip: missing [2] [3]',
-        'voc20 pacl: missing [1] [2] [3]',
+        'small_world/clip: would run',
+        'small_world/maskclip: would run',
+        'voc20/clip: missing [1] [2]',
+        'voc20/maskclip: missing [1] [2]',
     ]
-    assert lines[4] == '[1] pacl has trained parts: give --checkpoint pacl=FILE.'
-    assert lines[5].startswith(f'[2] {tmp_path}/VOCdevkit/VOC2012 does not exist')
-    assert "[3] The 'openai' weights of ViT-B-16-quickgelu are not on" in lines[6]
+    assert lines[4].startswith(f'[1] {tmp_path}/VOCdevkit/VOC2012 does not exist')
+    assert "[2] The 'openai' weights of ViT-B-16-quickgelu are not on" in lines[5]
     assert not (tmp_path / 'run').exists()
 
 
@@ -139,8 +139,6 @@ def test_half_a_download_is_found(benchmark, tmp_path, capsys):
 
 
 def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
-    with pytest.raises(ValueError, match='Nothing was started. pacl has trained parts'):
-        benchmark(arguments(tmp_path / 'run', 'clip', 'pacl'))
     junk = ['--checkpoint', str(tmp_path / 'no.pth')]
     with pytest.raises(ValueError, match='There is no checkpoint .*no.pth'):
         benchmark([*arguments(tmp_path / 'run', 'pacl'), *junk])
@@ -159,6 +157,9 @@ def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
         (['--checkpoint', 'palc=x.pth'], "no method 'palc'.*Did you mean 'pacl'"),
         (['--checkpoint', 'clip=x.pth'], 'clip is not evaluated, or not trained'),
         (['--checkpoint', 'x.pth'], 'does not say of which method'),
+        (['--methods', 'clip', 'pacl'], 'pacl has trained parts: give --checkpoint'),
+        (['--benchmarks', 'small_world', '--subset', '0'], 'do not have indices=0'),
+        (['--benchmarks', 'small_world', '--subset', '501'], '500 images do not have'),
         (['--benchmarks', 'small_world', '--protocol', 'naclip'], 'its own protocol'),
         (['--gpus', '2', '--launcher', 'none'], 'needs --launcher pytorch or slurm'),
         (['--gpus', '0'], '--gpus must be at least 1'),
@@ -173,38 +174,64 @@ def test_mistyped_arguments(benchmark, changed, message):
 def test_launchers(monkeypatch):
     monkeypatch.setenv('SRUN_ARGS', '-p gpu --qos=high')
     monkeypatch.setenv('GPUS_PER_NODE', '4')
-    tool = Path('tools/test.py')
-    torchrun = ' '.join(Launcher('pytorch', 2, tool).command('c.py'))
-    assert '-m torch.distributed.run --standalone --nproc_per_node=2 tools' in torchrun
+    torchrun = ' '.join(Launcher('pytorch', 2).command('test.py', 'c.py'))
+    assert '-m torch.distributed.run --standalone --nproc_per_node=2 /' in torchrun
     assert torchrun.endswith('tools/test.py c.py --launcher pytorch')
-    srun = Launcher('slurm', 8, tool).command('c.py')
+    srun = Launcher('slurm', 8).command('test.py', 'c.py')
     assert srun[0] == 'srun'
     assert {'--gres=gpu:4', '--ntasks=8', '--ntasks-per-node=4', '-p'} <= set(srun)
-    assert srun[-4:] == ['tools/test.py', 'c.py', '--launcher', 'slurm']
-    done = subprocess.run(  # the plain one, really started
-        Launcher('none', 1, ROOT / 'tools' / 'test.py').command('no_config.py'),
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 1 and 'no_config.py' in done.stderr
+    assert srun[-3:] == ['c.py', '--launcher', 'slurm']
 
 
-def test_progress_and_time_left(capsys):
-    line = (
-        '11/21 05:06:17 - mmengine - INFO - Iter(test) [  50/1449]    '
-        'eta: 1 day, 2:03:04  time: 0.2454  data_time: 0.0776  memory: 1023  '
-    )
-    match = PROGRESS.search(line)
-    assert (match['done'], match['all'], match['clock']) == ('50', '1449', '2:03:04')
-    assert match['days'] == '1'
+def test_progress(capsys):
     progress = Progress(cells=3, finished=1)
-    progress.start('voc20 sclip')
-    progress.shown -= 60  # a minute ago
-    progress.update(50, 100, timedelta(seconds=30))
+    progress.start('voc20/sclip')
+    progress.update('Iter(test) [ 1/100]')  # no terminal: at most once a minute
+    progress.shown -= 60
+    progress.update('Iter(test) [50/100]  eta: 0:00:30')
     progress.end('mIoU 80.00')
-    first, second, last = capsys.readouterr().out.splitlines()
-    assert first == '[2/3] voc20 sclip: starting'
-    # The rest of this one, and as long for the third as this one takes in all.
-    assert second.endswith('batch 50/100, 0:00:30 left; in all 0:01:00 left')
-    assert last == '[2/3] voc20 sclip: mIoU 80.00 in 0:00:00'
+    assert capsys.readouterr().out.splitlines() == [
+        '[2/3] voc20/sclip: starting',
+        '[2/3] voc20/sclip: Iter(test) [50/100]  eta: 0:00:30',
+        '[2/3] voc20/sclip: mIoU 80.00 in 0 min 0 s',
+    ]
+
+
+def test_two_cells_share_one_training(tmp_path, capsys):
+    """As in the quickstart and the ablations."""
+    config = load_config(str(ROOT / 'configs' / 'small_world' / 'pacl.py'))
+    config.train_cfg.max_iters = 2
+    config.train_dataloader.update(batch_size=4, num_workers=0)
+    config.train_dataloader.persistent_workers = False
+    config.test_dataloader.dataset.num_scenes = 4
+    other = copy.deepcopy(config)
+    other.test_dataloader.dataset.indices = 3
+    training = Training(config, tmp_path / 'pacl')
+    cells = [
+        Cell('all', config, tmp_path, training),
+        Cell('three', other, tmp_path, training),
+    ]
+    assert run_cells(cells[:1], tmp_path, Launcher()) == {}
+    written = training.checkpoint.stat().st_mtime_ns
+    assert run_cells(cells, tmp_path, Launcher()) == {}
+    everything, three = [cell.record() for cell in cells]
+    assert everything['checkpoint'] == three['checkpoint']
+    assert everything['checkpoint']['file'] == str(training.checkpoint)
+    assert (everything['images'], three['images']) == (4, 3)
+    assert (everything['protocol']['subset'], three['protocol']['subset']) == (None, 3)
+    assert 'the first 3 images alone' in (cells[1].folder / 'log.txt').read_text()
+
+    assert training.checkpoint.stat().st_mtime_ns == written
+    capsys.readouterr()
+    assert run_cells(cells, tmp_path, Launcher()) == {}  # nothing is repeated
+    assert '2 to evaluate, 2 finished before' in capsys.readouterr().out
+    path = cells[1].folder / 'result.json'
+    value = three['metrics']['mIoU']
+    path.write_text(path.read_text().replace(f'"mIoU": {value}', '"mIoU": 99.9'))
+    assert cells[1].record() is None
+    assert cells[1].unusable() == [
+        f'{path} was changed after it was written: test again.'
+    ]
+    config.optim_wrapper.optimizer.lr = 1.0
+    other = Training(config, training.folder)
+    assert 'the checkpoints of another config' in other.run(Launcher(), print)

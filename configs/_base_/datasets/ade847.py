@@ -1,23 +1,13 @@
 # ADE20K (2021_17_01) val with MaskFormer's 847 classes: 16-bit masks, 65535 is ignored.
-_base_ = ['mmseg::_base_/datasets/ade20k.py', '../evaluation.py']
+_base_ = ['benchmark.py']
 
 benchmark = 'ade847'
-data_root = '{{$PACL_DATA_ROOT:data}}/ADE20K_2021_17_01'
-resize = dict(type='Resize', scale=(2048, 336), keep_ratio=True)
 load_mask = dict(type='LoadSegmentationMask', num_classes=847, ignore_index=65535)
-test_pipeline = [_base_.load_image, resize, load_mask, _base_.pack]
-tta_pipeline = [
-    _base_.load_image,
-    dict(
-        type='TestTimeAug',
-        transforms=[[resize], _base_.flips, [load_mask], [_base_.pack]],
-    ),
-]
-train_dataloader = None
-val_dataloader = dict(
+test_pipeline = [_base_.load_image, _base_.resize, load_mask, _base_.pack]
+test_dataloader = dict(
     dataset=dict(
         type='ADE20K847Dataset',
-        data_root=data_root,
+        data_root='{{$PACL_DATA_ROOT:data}}/ADE20K_2021_17_01',
         data_prefix=dict(
             img_path='images_detectron2/validation',
             seg_map_path='annotations_detectron2/validation',
@@ -25,6 +15,4 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     )
 )
-test_dataloader = val_dataloader
-val_evaluator = [dict(metric, ignore_index=65535) for metric in _base_.metrics]
-test_evaluator = val_evaluator
+test_evaluator = [dict(metric, ignore_index=65535) for metric in _base_.test_evaluator]

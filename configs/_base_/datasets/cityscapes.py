@@ -1,20 +1,15 @@
 # Cityscapes val, 19 classes.
-_base_ = ['mmseg::_base_/datasets/cityscapes.py', '../evaluation.py']
+_base_ = ['benchmark.py']
 
 benchmark = 'cityscapes'
-data_root = '{{$PACL_DATA_ROOT:data}}/cityscapes'
 resize = dict(type='Resize', scale=(2048, 560), keep_ratio=True)
 load_mask = dict(type='LoadSegmentationMask', num_classes=19)
 test_pipeline = [_base_.load_image, resize, load_mask, _base_.pack]
-tta_pipeline = [
-    _base_.load_image,
-    dict(
-        type='TestTimeAug',
-        transforms=[[resize], _base_.flips, [load_mask], [_base_.pack]],
-    ),
-]
-train_dataloader = None
-val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = _base_.metrics
-test_evaluator = val_evaluator
+test_dataloader = dict(
+    dataset=dict(
+        type='CityscapesDataset',
+        data_root='{{$PACL_DATA_ROOT:data}}/cityscapes',
+        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+        pipeline=test_pipeline,
+    )
+)

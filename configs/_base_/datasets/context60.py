@@ -1,20 +1,9 @@
 # Pascal Context val, 60 classes: class 0 is the background.
-_base_ = ['mmseg::_base_/datasets/pascal_context.py', '../evaluation.py']
+_base_ = ['context59.py']
 
 benchmark = 'context60'
-data_root = '{{$PACL_DATA_ROOT:data}}/VOCdevkit/VOC2010'
-resize = dict(type='Resize', scale=(2048, 336), keep_ratio=True)
 load_mask = dict(type='LoadSegmentationMask', num_classes=60)
-test_pipeline = [_base_.load_image, resize, load_mask, _base_.pack]
-tta_pipeline = [
-    _base_.load_image,
-    dict(
-        type='TestTimeAug',
-        transforms=[[resize], _base_.flips, [load_mask], [_base_.pack]],
-    ),
-]
-train_dataloader = None
-val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = _base_.metrics
-test_evaluator = val_evaluator
+test_pipeline = [_base_.load_image, _base_.resize, load_mask, _base_.pack]
+test_dataloader = dict(
+    dataset=dict(type='PascalContextDataset', pipeline=test_pipeline)
+)

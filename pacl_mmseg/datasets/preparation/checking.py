@@ -58,7 +58,10 @@ class Verdict:
 
 
 def check_benchmark(
-    benchmark: str, expected: int | None = None, sample: int | None = 100
+    benchmark: str,
+    expected: int | None = None,
+    sample: int | None = 100,
+    subset: int | None = None,
 ) -> Verdict:
     """Check the data that the config of a benchmark loads.
 
@@ -67,26 +70,33 @@ def check_benchmark(
         expected: Number of images; default: of the official validation split.
         sample: Read at most so many images and masks, evenly spread; None: all, with a
             progress bar.
+        subset: Check the first so many images of the split alone, which are what a test
+            with ``--subset`` takes.
 
     Raises:
-        ValueError: There is no such benchmark.
+        ValueError: There is no such benchmark, or no such subset of it.
     """
     config = dataset_config(benchmark)
     official, layout = OFFICIAL[benchmark], Layout.of(config)
-    expected = official.images if expected is None else expected
+    whole = official.images if expected is None else expected
+    expected = whole if subset is None else subset
+    if not 0 < expected <= whole:
+        raise ValueError(f'{benchmark} has 1 to {whole} images, not {subset}.')
     unpacked = bool(official.unpacked) and any(layout.root.glob(official.unpacked))
     fault = _missing_place(layout, official, unpacked)
     if fault is None:
         dataset = open_dataset(config)
+        records = dataset.load_data_list()[:subset]
         fault = _missing_file(
-            dataset, layout, official, unpacked, expected
-        ) or _fault_inside(dataset, official, sample)
+            dataset, records, layout, official, unpacked, expected
+        ) or _fault_inside(dataset, records, official, sample)
     if fault is not None:
         state, finding, remedy = fault
         remedies = _remedies(benchmark, layout, unpacked)
         return Verdict(benchmark, state, finding, remedies[remedy])
     read = 'all' if sample is None else min(sample, expected)
-    finding = f'{expected} images and masks, {read} of them read'
+    first = f'the first {expected} of {whole}' if subset else expected
+    finding = f'{first} images and masks, {read} of them read'
     if benchmark == 'coco_object':
         source = noted_source(layout.masks) or 'what another program chose'
         finding += f'; masks drawn from {source}'
@@ -138,12 +148,12 @@ def _missing_place(
 
 def _missing_file(
     dataset: BaseSegDataset,
+    records: list[dict],
     layout: Layout,
     official: Official,
     unpacked: bool,
     expected: int,
 ) -> tuple[str, str, str] | None:
-    records = dataset.load_data_list()
     masks = [record['seg_map_path'] for record in records]
     images = [record['img_path'] for record in records]
     if len(records) > expected:
@@ -171,13 +181,16 @@ def _missing_file(
 
 
 def _fault_inside(
-    dataset: BaseSegDataset, official: Official, sample: int | None
+    dataset: BaseSegDataset,
+    records: list[dict],
+    official: Official,
+    sample: int | None,
 ) -> tuple[str, str, str] | None:
     """Read images and masks as evaluation does, only more strictly."""
     load_image = _step(dataset, LoadImageFromFile)
     load_mask = _step(dataset, LoadAnnotations)
     images, masks, labels = [], [], {}
-    for record in _chosen(dataset.load_data_list(), sample):
+    for record in _spread(records, sample):
         try:
             with Image.open(record['img_path']) as image:
                 image.load()  # where OpenCV would make up what is cut off
@@ -211,7 +224,7 @@ def _step(dataset: BaseSegDataset, kind: type) -> LoadImageFromFile | LoadAnnota
     return next(s for s in dataset.pipeline.transforms if isinstance(s, kind))
 
 
-def _chosen(records: list[dict], sample: int | None) -> Iterable[dict]:
+def _spread(records: list[dict], sample: int | None) -> Iterable[dict]:
     if sample is None:
         return track_iter_progress(records, file=sys.stderr)
     indices = np.linspace(0, len(records) - 1, min(sample, len(records)))

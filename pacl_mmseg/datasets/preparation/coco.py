@@ -92,9 +92,22 @@ def convert_coco_object(
 
 
 def noted_source(masks: Path) -> str | None:
-    """What COCO-Object's masks in a folder were drawn from, if that is known."""
+    """What COCO-Object's masks in a folder were drawn from, if that is known.
+
+    Raises:
+        ValueError: The note that says so is damaged.
+    """
     note = _note(masks)
-    return note.read_text().strip() if note.is_file() else None
+    if not note.is_file():
+        return None
+    kind = note.read_text(errors='replace').strip()
+    if kind not in (_PIXEL_MAPS, _INSTANCES):
+        raise ValueError(
+            f'{note}, which says what the masks beside it were drawn from, is damaged: '
+            f'write {_PIXEL_MAPS!r} or {_INSTANCES!r} into it, or remove it and '
+            'convert with --overwrite.'
+        )
+    return kind
 
 
 def _note(masks: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,29 @@ def open_dataset(config: ConfigDict) -> BaseSegDataset:
     """
     with DefaultScope.overwrite_default_scope('mmseg'):
         return DATASETS.build(dict(config, lazy_init=True))
+
+
+def chosen(records: list[dict], indices: int | Sequence[int] | None) -> list[dict]:
+    """What a dataset's ``indices`` leave of its records, as MMEngine takes them.
+
+    Args:
+        records: All of them.
+        indices: So many first ones (last ones, if negative), or these; None: all.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    if indices is None:
+        return records
+    if isinstance(indices, int):
+        part = records[:indices] if indices > 0 else records[indices:]
+        there = len(part) == abs(indices) > 0
+    else:
+        there = all(-len(records) <= index < len(records) for index in indices)
+        part = [records[index] for index in indices] if there else []
+    if not there:
+        raise ValueError(f'{len(records)} images do not have indices={indices}.')
+    return part
 
 
 def has_content(path: str | Path) -> bool:
