@@ -141,12 +141,13 @@ def _read_torchscript(path: str) -> dict[str, Tensor]:
     """
     plain = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(plain, 'w') as target:
-        if any(entry.compress_type for entry in source.infolist()):
-            raise ValueError('it is compressed, which archives of PyTorch never are')
         for entry in source.infolist():
             parts = entry.filename.split('/')
-            if parts[-1] != 'constants.pkl' and 'code' not in parts:
-                target.writestr(entry.filename, source.read(entry))
+            if parts[-1] == 'constants.pkl' or 'code' in parts:
+                continue
+            if entry.compress_type:  # PyTorch's never are, and small ones may be huge
+                raise ValueError('its tensors are compressed')
+            target.writestr(entry.filename, source.read(entry))
     plain.seek(0)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(plain)
     stand_ins = {'__torch__.': _Scripted, 'torch.jit._pickle.': _itself}
