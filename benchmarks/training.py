@@ -46,12 +46,12 @@ from typing import Any
 
 import torch
 from memory import process_bytes
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from pacl_mmseg.apis.config import load_config
+from pacl_mmseg.apis import load_config, read_options
 from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.models.open_clip_model import preprocess_config
@@ -203,7 +203,7 @@ def parse_args() -> argparse.Namespace:
         help='in a row, in each turn; default: 10 on a GPU, 1 on a CPU',
     )
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action='extend')
     args = parser.parse_args()
     if args.steps is None:
         args.steps = 10 if args.device == 'cuda' else 1
@@ -228,7 +228,7 @@ def main() -> None:
         options['optim_wrapper.dtype'] = args.dtype
         # Gradients in bfloat16 need no scale, whose check waits for the GPU each step.
         options['optim_wrapper.loss_scale'] = dict(enabled=args.dtype == 'float16')
-    cfg = load_config(str(args.config), {**options, **args.cfg_options})
+    cfg = load_config(str(args.config), {**options, **read_options(args.cfg_options)})
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark  # as when training
     training = Training(cfg, args.batch_size, device)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 
 # What bad input raises at any time. Anything else is a mistake in a config while its
@@ -38,9 +38,10 @@ def add_common_arguments(
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value; lists as '
-        'key="[a,b]" or key=a,b, nested keys with dots',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested '
+        'keys with dots, texts with commas as key="\'a, b\'"',
     )
     parser.add_argument(
         '--launcher',
@@ -105,7 +106,9 @@ def add_subset_argument(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace) -> dict[str, Any]:
     """``--cfg-options``, and what the other arguments change in a config."""
-    options = dict(args.cfg_options or {})
+    from pacl_mmseg.apis import read_options
+
+    options = read_options(args.cfg_options)
     if getattr(args, 'subset', None) is not None:
         options['test_dataloader.dataset.indices'] = args.subset
     return options

@@ -1,4 +1,4 @@
-from pacl_mmseg.apis.config import apply_options, load_config
+from pacl_mmseg.apis.config import apply_options, load_config, read_options
 from pacl_mmseg.apis.inference import Inferencer, init_model
 from pacl_mmseg.apis.vocabulary import set_vocabulary
 
@@ -7,5 +7,6 @@ __all__ = [
     'apply_options',
     'init_model',
     'load_config',
+    'read_options',
     'set_vocabulary',
 ]

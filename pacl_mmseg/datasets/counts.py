@@ -14,7 +14,11 @@ REASONS: tuple[str, ...] = (
     # skipped
     'missing_file',
     'corrupt_image',
+    'oversized_file',
+    'oversized_image',
+    'narrow_image',
     'empty_caption',
+    'malformed_row',
     'incomplete_sample',
     'broken_shard',
     'uncached_image',
@@ -22,10 +26,12 @@ REASONS: tuple[str, ...] = (
     'converted_image',
     'truncated_caption',
     'undecodable_text',
+    'unusable_noun',
 )
 
 _MAX_WORKERS = 256
 _NAMED_PER_REASON = 3
+_NAME_LENGTH = 300
 
 
 class SampleCounts:
@@ -69,7 +75,7 @@ class SampleCounts:
         self.table[row, column] += 1
         if name is not None and self.table[row, column] <= _NAMED_PER_REASON:
             print_log(
-                f'{reason.replace("_", " ")}: {name}',
+                f'{reason.replace("_", " ")}: {printable(name)}',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -109,6 +115,19 @@ class SampleCounts:
     def reset(self) -> None:
         """Set every count to zero."""
         self.table.zero_()
+
+
+def printable(text: str) -> str:
+    """Make a name that a stranger chose fit for a line of a log.
+
+    Args:
+        text (str): Any, with surrogates, terminal escapes or megabytes in it.
+
+    Returns:
+        str: The first 300 characters, with ``?`` for those that cannot be printed.
+    """
+    cut = text[:_NAME_LENGTH] + '...' * (len(text) > _NAME_LENGTH)
+    return ''.join(char if char.isprintable() else '?' for char in cut)
 
 
 sample_counts = SampleCounts()

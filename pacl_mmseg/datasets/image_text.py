@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.counts import printable, sample_counts
+from pacl_mmseg.datasets.transforms.loading import IMAGE_SUFFIXES
 from pacl_mmseg.registry import DATASETS, TRANSFORMS
+
+_MAX_LINES = 100  # that a row of a CSV file may extend over
 
 
 def build_pipeline(pipeline: Sequence[dict | Callable]) -> list[Callable]:
@@ -73,6 +78,9 @@ class _ImageTextDataset(BaseDataset):
     def _load_pairs(self) -> list[dict]:
         raise NotImplementedError
 
+    def _leave_out(self, what: str) -> None:
+        self.counts.add('malformed_row', f'{self.ann_file}, {what}')
+
     def _item(self, path: str, captions: list[str]) -> dict:
         names = dict(img_path=path, img_name=path, key=Path(path).stem)
         return self.parse_data_info(dict(names, captions=captions))
@@ -101,7 +109,7 @@ class _ImageTextDataset(BaseDataset):
         raise RuntimeError(
             f'{self.max_refetch + 1} samples in a row of {self.ann_file} could not be '
             f'used ({self.counts.summary()}), the last being '
-            f'{self.get_data_info(failed)["img_path"]}: check `data_root`, '
+            f'{printable(self.get_data_info(failed)["img_path"])}: check `data_root`, '
             '`data_prefix` and the image files'
         )
 
@@ -110,7 +118,8 @@ class _ImageTextDataset(BaseDataset):
 class CocoCaptionsDataset(_ImageTextDataset):
     """Images and captions from a JSON file in COCO's captions format.
 
-    An item is an image with all its captions. Images without one are left out. A
+    An item is an image with all its captions. Images without one are left out, and
+    images and annotations that lack what they should have are counted, too. A
     sample that the pipeline cannot use (it returns ``None``) is replaced by a
     random other one, as in every dataset of MMEngine.
 
@@ -136,26 +145,45 @@ class CocoCaptionsDataset(_ImageTextDataset):
         try:
             with open(self.ann_file, encoding='utf-8') as file:
                 content = json.load(file)
-            captions: dict[Any, list[str]] = {i['id']: [] for i in content['images']}
-            for annotation in content['annotations']:
-                caption, image_id = annotation['caption'], annotation['image_id']
-                if isinstance(caption, str) and caption.strip():
-                    captions.get(image_id, []).append(caption)
-            items = [
-                self._item(image['file_name'], captions[image['id']])
-                for image in content['images']
-                if captions[image['id']]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
+            images, annotations = content['images'], content['annotations']
+            if not isinstance(images, list) or not isinstance(annotations, list):
+                raise TypeError('images and annotations must be lists')
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{self.ann_file} is not a JSON file in the COCO captions format '
                 f'({type(error).__name__}: {error})'
             ) from error
-        dropped = len(content['images']) - len(items)
-        if dropped:
+        paths: dict[Any, str] = {}
+        captions: dict[Any, list[str]] = {}
+        for number, image in enumerate(images):
+            try:
+                name, key = image['file_name'], image['id']
+                if not isinstance(name, str) or not name or key in paths:
+                    raise TypeError
+            except (KeyError, TypeError):
+                self._leave_out(f'image {number}')
+            else:
+                paths[key], captions[key] = name, []
+        for number, annotation in enumerate(annotations):
+            try:
+                caption = annotation['caption']
+                own = captions.get(annotation['image_id'], [])
+                if not isinstance(caption, str):
+                    raise TypeError
+            except (KeyError, TypeError):
+                self._leave_out(f'annotation {number}')
+            else:
+                if caption.strip():
+                    own.append(caption)
+        items = [
+            self._item(path, captions[key])
+            for key, path in paths.items()
+            if captions[key]
+        ]
+        if len(items) < len(paths):
             print_log(
-                f'{self.ann_file}: {dropped} of {len(content["images"])} images have '
-                'no caption and are left out',
+                f'{self.ann_file}: {len(paths) - len(items)} of {len(images)} images '
+                'have no caption and are left out',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -168,9 +196,11 @@ class CaptionListDataset(_ImageTextDataset):
 
     Quoting follows the :mod:`csv` module. In tab-separated lists, which are often
     written without any, a line is always one row, and one whose quotes do not match
-    is taken as it stands. Bytes that are not UTF-8 are replaced. Rows
-    without a path or a caption, and, where there is a header, rows of another
-    length, are left out; one line of the log tells how many.
+    is taken as it stands. Elsewhere a row whose quotes do not match is left out, its
+    first line alone; so is one of over 100 lines, or with a line in it that begins with
+    the path of an image. Rows without a path or a caption, or with a NUL, and, where
+    there is a header, rows of another length, are left out too: all are counted, and
+    the first few named by their lines. Bytes that are not UTF-8 are replaced.
 
     The whole list is held in memory: for tens of millions of pairs, use
     :class:`ImageTextShards`.
@@ -192,7 +222,7 @@ class CaptionListDataset(_ImageTextDataset):
 
     Raises:
         FileNotFoundError: If the table does not exist.
-        ValueError: If it holds nothing usable, lacks a named column, or its
+        ValueError: If it holds nothing usable, lacks a named column, is UTF-16, or its
             delimiter is not known.
     """
 
@@ -225,59 +255,78 @@ class CaptionListDataset(_ImageTextDataset):
 
     def _load_pairs(self) -> list[dict]:
         items: list[dict] = []
-        malformed = 0
-        self._undecodable = 0
         with open(self.ann_file, 'rb') as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ValueError(
+                    f'{self.ann_file} is UTF-16: write it as UTF-8, for example by '
+                    f'`iconv -f UTF-16 -t UTF-8 {self.ann_file} > utf8.csv`'
+                )
+            file.seek(0)
             rows = self._read_rows(self._decode(file))
-            names = (next(rows, None) or []) if self.header else []
-            path_index, caption_index = (self._index(c, names) for c in self.columns)
-            for row in rows:
+            _, names = next(rows, (0, [])) if self.header else (0, [])
+            path_index, caption_index = (
+                self._index(c, names or []) for c in self.columns
+            )
+            for number, row in rows:
                 if row == []:  # a blank line
                     continue
+                path = caption = ''
                 fits = row is not None and (not names or len(row) == len(names))
-                if not fits or len(row) <= max(path_index, caption_index):
-                    malformed += 1
-                    continue
-                path, caption = row[path_index].strip(), row[caption_index].strip()
-                if path and caption:
+                if fits and len(row) > max(path_index, caption_index):
+                    path, caption = row[path_index].strip(), row[caption_index].strip()
+                if path and caption and '\0' not in path + caption:
                     items.append(self._item(path, [caption]))
                 else:
-                    malformed += 1
-        if malformed or self._undecodable:
-            print_log(
-                f'{self.ann_file}: {len(items)} pairs; {malformed} malformed rows left '
-                f'out, {self._undecodable} lines with bytes that are not UTF-8',
-                logger='current',
-                level=logging.WARNING,
-            )
+                    self._leave_out(f'line {number}')
         return items
 
     def _decode(self, lines: Iterator[bytes]) -> Iterator[str]:
-        for number, line in enumerate(lines):
+        for number, line in enumerate(lines, 1):
             try:
                 text = line.decode('utf-8')
             except UnicodeDecodeError:
-                self._undecodable += 1
+                self.counts.add('undecodable_text', f'{self.ann_file}, line {number}')
                 text = line.decode('utf-8', errors='replace')
-            yield text.removeprefix('\ufeff') if number == 0 else text
+            yield text.removeprefix('\ufeff') if number == 1 else text
 
-    def _read_rows(self, lines: Iterator[str]) -> Iterator[list[str] | None]:
-        """Yield rows, None for one that cannot be parsed."""
-        if self.delimiter == '\t':
-            for line in lines:
-                try:
-                    yield next(csv.reader([line], delimiter='\t', strict=True))
-                except csv.Error:
-                    yield line.rstrip('\r\n').split('\t')
-            return
-        reader = csv.reader(lines, delimiter=self.delimiter)
+    def _read_rows(self, lines: Iterator[str]) -> Iterator[tuple[int, list | None]]:
+        """Yield the number of the first line of each row, and the row.
+
+        None is in place of a row that cannot be parsed; it goes on at the next line.
+        """
+        number = 1
+        most = 1 if self.delimiter == '\t' else _MAX_LINES
+        ahead: deque[str] = deque()  # lines that are read again
+        taken: list[str] = []
+
+        def take() -> Iterator[str]:
+            while len(taken) < most:
+                line = ahead.popleft() if ahead else next(lines, None)
+                if line is None:
+                    return
+                taken.append(line)
+                yield line
+
         while True:
+            taken.clear()
+            reader = csv.reader(take(), delimiter=self.delimiter, strict=True)
             try:
-                yield next(reader)
-            except StopIteration:
-                return
+                row = next(reader, None)
             except csv.Error:
-                yield None
+                row = None
+            if not taken:
+                return
+            if row is None or any(map(self._is_row, taken[1:])):
+                row = taken[0].rstrip('\r\n').split('\t') if most == 1 else None
+                ahead.extendleft(reversed(taken[1:]))
+                del taken[1:]
+            yield number, row
+            number += len(taken)
+
+    def _is_row(self, line: str) -> bool:
+        cells = [cell.strip('" \r\n') for cell in line.split(self.delimiter)]
+        suffixes = (cell.rpartition('.')[2].lower() for cell in cells)
+        return len(cells) > 1 and any(suffix in IMAGE_SUFFIXES for suffix in suffixes)
 
     def _index(self, column: int | str, names: list[str]) -> int:
         if isinstance(column, int):

@@ -11,7 +11,7 @@ from pathlib import Path
 import webdataset as wds
 
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
-from pacl_mmseg.datasets.shards import IMAGE_SUFFIXES
+from pacl_mmseg.datasets.transforms.loading import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

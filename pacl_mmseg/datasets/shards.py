@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 
-from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.counts import printable, sample_counts
 from pacl_mmseg.datasets.draws import seeded
 from pacl_mmseg.datasets.image_text import build_pipeline
 from pacl_mmseg.datasets.shard_order import deal, mix, shard_sequence
@@ -40,11 +40,10 @@ from pacl_mmseg.datasets.tar_stream import (
     is_remote,
     read_shard,
 )
+from pacl_mmseg.datasets.transforms.loading import IMAGE_SUFFIXES
 from pacl_mmseg.registry import DATASETS
 
-__all__ = ['IMAGE_SUFFIXES', 'ImageTextShards', 'ShardProgress']
-
-IMAGE_SUFFIXES = ('jpg', 'jpeg', 'png', 'webp', 'bmp', 'gif', 'tif', 'tiff')
+__all__ = ['ImageTextShards', 'ShardProgress']
 
 # Shards in a row without a usable sample that end a run. Chance does not reach it (if
 # half of them are missing: once in 10**9), and a store that refuses is noticed in
@@ -76,8 +75,11 @@ class ImageTextShards(IterableDataset):
     on the sample's place (source, epoch, shard, number) alone.
 
     Shards that are missing, empty, truncated or no tar files, and samples without an
-    image or a text, are counted and passed over; each such shard is named in the log
-    once. A command or URL that fails is opened again, and goes on where it failed.
+    image or a text, or with a file that is too large, are counted and passed over; each
+    such shard is named in the log once. A command or URL that fails is opened again,
+    and goes on where it failed. Compressed shards (gzip, bzip2, xz) are unpacked whole
+    into temporary files, one for each open shard, before anything of them is used, as
+    their checksums come last: better unpack them for good.
 
     A pipeline gets ``img_bytes``, ``caption`` (bytes) or ``captions``, ``key``,
     ``img_path`` (shard/key.suffix), and ``shard_position``, from which
@@ -117,6 +119,12 @@ class ImageTextShards(IterableDataset):
             after another. Each is an open file, or a running command (and a shell that
             ends it if the worker is killed): with eight workers and the default, 64
             connections to a store for each rank. Defaults to 8.
+        max_image_bytes (int): Samples with an image file of more are passed over.
+            Defaults to 32 MiB.
+        max_text_bytes (int): Samples with a text or JSON of more are passed over.
+            Defaults to 1 MiB.
+        max_expansion (float): A compressed shard that expands to more times its size,
+            beside 16 MiB, is broken. Defaults to 20.
 
     Raises:
         ValueError: At construction, if a source has no shards, a variable ``${NAME}``
@@ -140,12 +148,22 @@ class ImageTextShards(IterableDataset):
         timeout: float = 120.0,
         retries: int = 2,
         open_shards: int = 8,
+        max_image_bytes: int = 2**25,
+        max_text_bytes: int = 2**20,
+        max_expansion: float = 20.0,
     ) -> None:
         super().__init__()
         for name, value in dict(seed=seed, retries=retries).items():
             if value < 0:
                 raise ValueError(f'{name} must not be negative, got {value}')
-        for name, value in dict(timeout=timeout, open_shards=open_shards).items():
+        positive = dict(
+            timeout=timeout,
+            open_shards=open_shards,
+            max_image_bytes=max_image_bytes,
+            max_text_bytes=max_text_bytes,
+            max_expansion=max_expansion,
+        )
+        for name, value in positive.items():
             if value <= 0:
                 raise ValueError(f'{name} must be positive, got {value}')
         sources = shards if isinstance(shards, Mapping) else dict(all=shards)
@@ -163,6 +181,11 @@ class ImageTextShards(IterableDataset):
         self.timeout = timeout
         self.retries = retries
         self.open_shards = open_shards
+        self.max_bytes = {
+            **dict.fromkeys(IMAGE_SUFFIXES, max_image_bytes),
+            **dict.fromkeys(('txt', 'json'), max_text_bytes),
+        }
+        self.max_expansion = max_expansion
         self._metainfo = dict(metainfo or {})
         self.rank, self.world_size = get_dist_info()
         self.counts = sample_counts
@@ -332,7 +355,13 @@ class ImageTextShards(IterableDataset):
                 and len(opened) < self.open_shards
                 and not any(i[0] == coming[0] and i[1] < coming[1] for i, _ in opened)
             ):
-                samples = read_shard(self._url(coming), self.timeout, self.retries)
+                samples = read_shard(
+                    self._url(coming),
+                    self.timeout,
+                    self.retries,
+                    self.max_bytes,
+                    self.max_expansion,
+                )
                 opened.append((coming, enumerate(samples)))
                 coming = next(left, None)
             item, samples = opened.popleft()
@@ -347,6 +376,11 @@ class ImageTextShards(IterableDataset):
             else:
                 opened.append((item, samples))
                 new = not delivered[source].samples(*place) >> number & 1
+                if new and None in raw.values():
+                    name = f'{raw["__url__"]}/{raw["__key__"]}'
+                    self.counts.add('oversized_file', name)
+                    problems['samples with too large a file'] += 1
+                    continue
                 sample = self._to_results(raw) if new else None
                 if new and sample is None:
                     self.counts.add('incomplete_sample')
@@ -363,7 +397,7 @@ class ImageTextShards(IterableDataset):
                 continue
             url = self._url(item)
             if error is not None:
-                problems[str(error)] += 1
+                problems[printable(str(error))] += 1
                 self._note_broken(item, error)
             useless += not useful[item]
             hanging = hanging + 1 if isinstance(error, HangingShardError) else 0
@@ -395,8 +429,8 @@ class ImageTextShards(IterableDataset):
             return
         self._broken[source][shard] = 1
         print_log(
-            f'broken shard {self._url(item)}: {error}; what cannot be read of it is '
-            'passed over',
+            f'broken shard {self._url(item)}: {printable(str(error))}; what cannot be '
+            'read of it is passed over',
             logger='current',
             level=logging.WARNING,
         )

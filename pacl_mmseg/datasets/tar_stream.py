@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import multiprocessing
 import os
 import re
@@ -11,14 +14,20 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from typing import IO
 
 import webdataset as wds
 from webdataset.gopen import rewrite_url
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 _PAUSE = 1.0  # seconds before the first retry; each further one waits twice as long
+# Names and other notes before a file of a shard, which ``tarfile`` reads whole.
+_MAX_HEADER = 1 << 20
+_OPENERS = {b'\x1f\x8b\x08': gzip.open, b'BZh': bz2.open, b'\xfd7z': lzma.open}
+# What any compressed shard may expand to: headers of small files are mostly zeros.
+_FREE_EXPANSION = 16 << 20
 
 
 class BrokenShardError(Exception):
@@ -34,20 +43,32 @@ def is_remote(url: str) -> bool:
     return re.match(r'[a-z0-9+]+:', url, re.IGNORECASE) is not None
 
 
-def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
+def read_shard(
+    url: str,
+    timeout: float,
+    retries: int,
+    max_bytes: Mapping[str, int],
+    max_expansion: float,
+) -> Iterator[dict]:
     """Yield a shard's samples in their order, each once.
 
     What is behind a URL or a command is opened again when it fails, and what was
     yielded before is passed over. A sample that the failure may have cut is not
-    yielded.
+    yielded. A shard that is compressed (gzip, bzip2, xz) is first unpacked into a
+    temporary file, as its checksums come last: if it is damaged, nothing is yielded.
 
     Args:
         url (str): A path, or a URL as webdataset takes them.
         timeout (float): Seconds without any data after which a command is killed.
         retries (int): How often to open it again; a path is opened once.
+        max_bytes (Mapping[str, int]): The suffixes whose members are read, and how
+            large these may be.
+        max_expansion (float): How many times its own size, beside 16 MiB, a compressed
+            shard may expand to.
 
     Yields:
-        dict: ``__key__``, ``__url__`` and the bytes of each member by suffix.
+        dict: ``__key__``, ``__url__`` and the bytes of each member by suffix: None if
+        it is too large, ``b''`` if it is not to be read.
 
     Raises:
         BrokenShardError: When no sample is left to yield, if there was an error.
@@ -59,7 +80,8 @@ def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
         if attempt:
             time.sleep(_PAUSE * 2 ** (attempt - 1))
         try:
-            for number, sample in enumerate(_read_once(url, timeout)):
+            samples = _read_once(url, timeout, max_bytes, max_expansion)
+            for number, sample in enumerate(samples):
                 if number == yielded:
                     yielded += 1
                     yield sample
@@ -77,36 +99,111 @@ def read_shard(url: str, timeout: float, retries: int) -> Iterator[dict]:
     raise kind(reason) from failure
 
 
-def _read_once(url: str, timeout: float) -> Iterator[dict]:
+def _read_once(
+    url: str, timeout: float, max_bytes: Mapping[str, int], max_expansion: float
+) -> Iterator[dict]:
     errors: list[Exception] = []
 
     def note(error: Exception) -> bool:
         errors.append(error)
         return True
 
-    def files() -> Iterator[dict]:
-        yield from tar_file_expander([dict(url=url, stream=stream)], eof_value=None)
-        # ``tarfile`` takes a file that stops at a header, or has a damaged one, for
-        # complete. Raised before its end gets to it, webdataset drops the last sample,
-        # which may lack members.
-        stream.check_end()
-
-    stream = _Stream(url, timeout)
-    try:
-        yield from group_by_keys(files(), handler=note)
-    finally:
-        stream.close()
+    with (
+        closing(_Stream(url, timeout)) as stream,
+        _unpack(stream, max_expansion) as source,
+    ):
+        files = _read_files(_Watched(source), url, max_bytes)
+        yield from group_by_keys(files, handler=note)
     if errors:
         raise errors[0]
 
 
+def _unpack(
+    stream: _Stream, max_expansion: float
+) -> AbstractContextManager[IO[bytes] | _Stream]:
+    """A stream, or if it is compressed, a temporary file of what it expands to."""
+    start = stream.peek()
+    if start not in _OPENERS:
+        return nullcontext(stream)
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with _OPENERS[start](stream) as source:
+            while chunk := source.read(1 << 20):
+                unpacked.write(chunk)
+                if unpacked.tell() > _FREE_EXPANSION + max_expansion * stream.position:
+                    raise tarfile.ReadError(
+                        f'it expands to more than {max_expansion:g} times its size'
+                    )
+        while stream.read(1 << 20):  # a command says at its end whether it failed
+            pass
+        unpacked.seek(0)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
+
+
+def _read_files(
+    source: _Watched, url: str, max_bytes: Mapping[str, int]
+) -> Iterator[dict]:
+    """Yield a tar file's members as webdataset does, none of which can be too large."""
+    with tarfile.open(fileobj=source, mode='r|') as archive:
+        for member in archive:
+            archive.members = []  # or it remembers all
+            source.limit = archive.offset + _MAX_HEADER
+            if not member.isreg() or re.match(r'__[^/]*__($|/)', member.name):
+                continue
+            limit = max_bytes.get((base_plus_ext(member.name)[1] or '').lower())
+            data: bytes | None = b''
+            if limit is not None:
+                too_large = member.size > limit
+                data = None if too_large else archive.extractfile(member).read()
+            yield dict(fname=member.name, data=data, __url__=url)
+    # ``tarfile`` takes a file that stops at a header, or has a damaged one, for
+    # complete. Raised before its end gets to it, webdataset drops the last sample,
+    # which may lack members.
+    source.check_end()
+
+
+class _Watched:
+    """A tar file's bytes, watched for endless headers and a missing end."""
+
+    def __init__(self, source: IO[bytes] | _Stream) -> None:
+        self.source = source
+        self.position = 0
+        self.limit = _MAX_HEADER  # a header may reach so far
+        self.tail = b''
+
+    def read(self, size: int) -> bytes:
+        data = self.source.read(size)
+        self.position += len(data)
+        if self.position > self.limit + size:
+            raise tarfile.ReadError(f'a header of more than {_MAX_HEADER} bytes')
+        self.tail = (self.tail + data[-1024:])[-1024:]
+        return data
+
+    def check_end(self) -> None:
+        """Read what is left; raise if that is not the end of a tar file."""
+        left = False
+        # Zeros end an archive and fill it up; a command that failed, or was cut off
+        # between two files, says so only when its output has been read to the end.
+        while chunk := self.source.read(1 << 20):
+            left = left or any(chunk)
+            self.tail = (self.tail + chunk[-1024:])[-1024:]
+        if left:
+            raise tarfile.ReadError('damaged within')
+        if any(self.tail):
+            raise tarfile.ReadError('unexpected end of data')
+
+
 class _Stream:
-    """A shard's bytes, watched for silence, failed commands and a missing end."""
+    """The bytes behind a path or URL, watched for silence and failed commands."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        self.head = self.tail = b''
+        self.position = 0
+        self.peeked = b''
         self.messages = self.guard = None
         command = rewrite_url(url)
         if command.startswith('pipe:'):
@@ -142,20 +239,24 @@ class _Stream:
             if self.parent is not None:
                 self.poll.register(self.parent.sentinel, select.POLLIN)
 
-    def __str__(self) -> str:  # webdataset puts this into its messages
-        return self.url
+    def peek(self) -> bytes:
+        """The first three bytes, which stay there to be read."""
+        self.peeked = self.read(3)
+        self.position = 0
+        return self.peeked
 
     def read(self, size: int) -> bytes:
-        if self.process is None:
+        data, self.peeked = self.peeked[:size], self.peeked[size:]
+        if data:
+            pass
+        elif self.process is None:
             data = self.source.read(size)
         else:
-            data = b''
             while len(data) < size and (part := self._wait_for(size - len(data))):
                 data += part
             if not data:
                 self._check_exit()
-        self.head = self.head or data[:2]
-        self.tail = (self.tail + data[-1024:])[-1024:]
+        self.position += len(data)
         return data
 
     def _wait_for(self, size: int) -> bytes:
@@ -183,20 +284,6 @@ class _Stream:
         lines = self.messages.read().decode(errors='replace').split('\n')
         said = [line.strip() for line in lines if line.strip()]
         return f' ({said[-1]})' if said else ''
-
-    def check_end(self) -> None:
-        """Read what is left; raise if that is not the end of a tar file."""
-        left = False
-        # Zeros end an archive and fill it up; a command that failed, or was cut off
-        # between two files, says so only when its output has been read to the end.
-        while chunk := self.read(1 << 20):
-            left = left or any(chunk)
-        if self.head in (b'\x1f\x8b', b'BZ', b'\xfd7'):
-            return  # compressed files have checksums
-        if left:
-            raise tarfile.ReadError('damaged within')
-        if any(self.tail):
-            raise tarfile.ReadError('unexpected end of data')
 
     def close(self) -> None:
         """Close everything; a command that still runs is killed and collected."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pacl_mmseg.datasets import counts
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.registry import DATASETS
@@ -17,6 +18,10 @@ SHARED_DATA = Path(os.environ.get('PACL_SHARED_DATA', ROOT.parent / 'shared' / '
 @pytest.fixture(autouse=True)
 def zero_counts():
     sample_counts.reset()
+
+
+def counted() -> dict[str, int]:
+    return {reason: n for reason, n in sample_counts.totals().items() if n}
 
 
 def write_coco(folder: Path, captions: dict[str, list[str]]) -> Path:
@@ -118,7 +123,11 @@ def test_missing_annotation_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    'text', ['', '[]', '{"images": []}', '{"images": [1], "annotations": []}', '{"ima']
+    'text',
+    [
+        *('', '[]', '{"images": []}', '{"images": 1, "annotations": []}', '{"ima'),
+        '[' * 100_000,
+    ],
 )
 def test_not_a_coco_file(tmp_path, text):
     path = tmp_path / 'broken.json'
@@ -178,22 +187,104 @@ def test_delimiter_header_and_byte_order_mark(tmp_path):
     assert pairs(dataset) == [('a.jpg', 'a dog')]
 
 
-def test_malformed_rows_and_bad_bytes_are_counted_in_one_line(tmp_path, monkeypatch):
-    messages = []
-    monkeypatch.setattr(
-        'pacl_mmseg.datasets.image_text.print_log',
-        lambda text, **_: messages.append(text),
-    )
+@pytest.fixture
+def messages(monkeypatch) -> list[str]:
+    texts = []
+    monkeypatch.setattr(counts, 'print_log', lambda text, **_: texts.append(text))
+    return texts
+
+
+def test_malformed_rows_and_bad_bytes_are_counted_and_named(tmp_path, messages):
     path = tmp_path / 'list.tsv'
     path.write_bytes(
         b'file\ttext\na.jpg\ta caf\xe9\nb.jpg\nc.jpg\tx\ty\n\t no path\nd.jpg\t \n'
-        b'e.jpg\tan eel\n'
+        b'e.jpg\tan eel\nf.j\0pg\tan owl\n'
     )
     dataset = CaptionListDataset(str(path), path_column='file', caption_column='text')
     assert pairs(dataset) == [('a.jpg', 'a caf\ufffd'), ('e.jpg', 'an eel')]
-    assert len(messages) == 1
-    assert '2 pairs; 4 malformed rows' in messages[0]
-    assert '1 lines with bytes that are not UTF-8' in messages[0]
+    assert counted() == {'undecodable_text': 1, 'malformed_row': 5}
+    assert messages == [
+        f'{what}: {path}, line {number}'
+        for what, number in [
+            *(('undecodable text', 2), ('malformed row', 3), ('malformed row', 4)),
+            ('malformed row', 5),
+        ]
+    ]
+
+
+@pytest.mark.parametrize('last', ['z.jpg,a cow', 'z.jpg,a cow"', 'z.jpg,"a cow"'])
+@pytest.mark.parametrize('first', ['bad.jpg,"a dog', 'bad.jpg,"a" dog', 'bad,"'])
+@pytest.mark.parametrize('between', [0, 3, 250])
+def test_a_quote_that_is_not_closed_costs_one_row(
+    tmp_path, messages, first, last, between
+):
+    rows = [f'{number}.jpg,a cat {number}' for number in range(between)]
+    path = tmp_path / 'list.csv'
+    path.write_text('\n'.join(['y.jpg,"two\nlines"', first, *rows, last]) + '\n')
+    found = pairs(CaptionListDataset(str(path)))
+    end = last.removeprefix('z.jpg,')
+    end = end[1:-1] if end.startswith('"') else end
+    expected = [tuple(row.split(',')) for row in rows]
+    assert found == [('y.jpg', 'two\nlines'), *expected, ('z.jpg', end)]
+    assert counted() == {'malformed_row': 1}
+    assert messages == [f'malformed row: {path}, line 3']
+
+
+def test_a_row_of_many_lines_is_given_up(tmp_path):
+    path = tmp_path / 'list.csv'
+    path.write_text('a,"' + 'x\n' * 98 + 'y"\nb,"' + 'x\n' * 100 + 'y"\nc,z\n')
+    assert [name for name, _ in pairs(CaptionListDataset(str(path)))] == ['a', 'c']
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32'])
+def test_another_encoding_is_one_clear_error(tmp_path, encoding):
+    path = tmp_path / 'list.csv'
+    path.write_text('a.jpg,a dog\nb.jpg,a cat\n', encoding=encoding)
+    with pytest.raises(ValueError, match=r'list\.csv is UTF-16.*iconv|no usable'):
+        CaptionListDataset(str(path))
+    coco = write_coco(tmp_path, {'a.jpg': ['x']})
+    coco.write_text(coco.read_text(), encoding=encoding)
+    with pytest.raises(ValueError, match='not a JSON file in the COCO'):
+        CocoCaptionsDataset(str(coco))
+
+
+def test_coco_items_that_are_damaged_are_counted(tmp_path, messages):
+    path = write_coco(tmp_path, {'a.jpg': ['x'], 'b.jpg': ['y']})
+    content = json.loads(path.read_text())
+    bad = [1, None, 'ab', {}, dict(id=[], file_name='c'), dict(id=0, file_name='twice')]
+    content['images'] += [*bad, dict(id=7, file_name=3)]
+    bad = [[], {}, dict(image_id={}, caption='x'), dict(image_id=1, caption=3)]
+    content['annotations'] += [*bad, dict(image_id=1, caption='z')]
+    path.write_text(json.dumps(content))
+    assert pairs(CocoCaptionsDataset(str(path))) == [
+        *(('a.jpg', 'x'), ('b.jpg', 'y'), ('b.jpg', 'z'))
+    ]
+    assert counted() == {'malformed_row': 7 + 4}
+    assert messages[0] == f'malformed row: {path}, image 2'
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'x\0y.jpg',
+        'x\ud83d.jpg',
+        'foo://x/y.jpg',
+        'http://127.0.0.1:9/y.jpg',
+        '.',
+        'pipe',
+    ],
+)
+def test_a_path_that_is_no_file_is_a_missing_file(tmp_path, messages, name):
+    os.mkfifo(tmp_path / 'pipe')
+    write_image(tmp_path / 'a.png', 7)
+    dataset = CocoCaptionsDataset(
+        str(write_coco(tmp_path, {name: ['x'], 'a.png': ['a dog']})),
+        data_root=str(tmp_path),
+        pipeline=[dict(type='LoadPILImage')],
+    )
+    assert dataset[0]['key'] == 'a'
+    assert set(counted()) == {'missing_file'}
+    assert messages[0].isprintable()
 
 
 def test_unknown_column_names_those_there_are(tmp_path):

@@ -358,6 +358,22 @@ def test_incomplete_samples_are_counted(tmp_path):
     assert sample_counts.totals()['incomplete_sample'] == 3
 
 
+def test_files_over_the_limits_are_passed_over(tmp_path):
+    members = {}
+    for key, image, text in [('0', 100, 10), ('1', 101, 10), ('2', 100, 11)]:
+        members |= {f'{key}.jpg': b'x' * image, f'{key}.txt': b't' * text}
+    members |= {'3.jpg': b'x', '3.txt': b't', '3.json': b' ' * 11, '3.mp4': b'x' * 999}
+    members |= {'4.jpg': b'x', '4.txt': b't', '4.mp4': b'x' * 999}
+    write_tar(tmp_path / 'a.tar', members)
+    limits = dict(max_image_bytes=100, max_text_bytes=10)
+    dataset = ImageTextShards(
+        str(tmp_path / 'a.tar'), shuffle_buffer=0, repeat=False, **limits
+    )
+    assert keys_of(dataset) == ['0', '4']
+    assert sample_counts.totals()['oversized_file'] == 3
+    assert dataset.broken_shards() == []
+
+
 @pytest.mark.parametrize('repeat', [True, False])
 def test_no_sample_in_any_shard_is_an_error(tmp_path, messages, repeat):
     pattern = write_shards(tmp_path, 3)
@@ -505,7 +521,8 @@ def test_bad_weights(tmp_path, weights):
 
 
 def test_bad_arguments(tmp_path):
-    bads = dict(seed=-1), dict(retries=-1), dict(timeout=0), dict(open_shards=0)
+    bads = [dict(seed=-1), dict(retries=-1), dict(timeout=0), dict(open_shards=0)]
+    bads += [{f'max_{what}': 0} for what in ('image_bytes', 'text_bytes', 'expansion')]
     for bad in bads:
         with pytest.raises(ValueError, match=next(iter(bad))):
             ImageTextShards('a.tar', **bad)

@@ -1,9 +1,15 @@
+import bz2
+import gzip
+import lzma
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import tarfile
 import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +24,8 @@ from pacl_mmseg.datasets.tar_stream import (
     HangingShardError,
     read_shard,
 )
+
+LIMITS = dict(jpg=2**20, txt=2**20, json=2**20)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +44,7 @@ def read(url, timeout: float = 60, retries: int = 0) -> tuple[list[str], str]:
     """Return the keys a shard gives, and why it is broken, if it is."""
     keys = []
     try:
-        for sample in read_shard(str(url), timeout, retries):
+        for sample in read_shard(str(url), timeout, retries, LIMITS, 20):
             assert sample.keys() == {'__key__', '__url__', 'jpg', 'txt', 'json'}
             keys.append(sample['__key__'])
     except BrokenShardError as error:
@@ -79,6 +87,63 @@ def test_a_cut_sample_is_never_yielded_nor_a_whole_one_lost(tar, tmp_path):
         complete = max(complete, len(keys))
         assert len(keys) >= complete - 1
     assert complete >= 19
+
+
+PACKERS = {'gz': gzip.compress, 'bz2': bz2.compress, 'xz': lzma.compress}
+
+
+@pytest.mark.parametrize('kind', PACKERS)
+def test_of_a_damaged_compressed_shard_nothing_is_yielded(tar, tmp_path, kind):
+    data = PACKERS[kind](tar.read_bytes())
+    path = tmp_path / f'packed.tar.{kind}'
+    path.write_bytes(data)
+    assert read(path) == (all_keys(1, 20), '')
+    # gzip's own header has fields without a meaning for what is in it.
+    for place in range(12, len(data), len(data) // 40):
+        path.write_bytes(data[:place])
+        keys, reason = read(path)
+        assert keys == [] and reason
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        keys, reason = read(path)
+        assert keys == [] and reason
+
+
+@pytest.mark.parametrize('kind', PACKERS)
+def test_a_compressed_shard_may_not_expand_without_end(tar, tmp_path, kind):
+    path = tmp_path / f'packed.tar.{kind}'
+    packed = PACKERS[kind](bytes(2**20))
+    path.write_bytes(PACKERS[kind](tar.read_bytes()) + packed * 100)
+    assert read(path) == ([], 'it expands to more than 20 times its size')
+
+
+@pytest.mark.parametrize(
+    'kind', [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE]
+)
+def test_only_what_is_wanted_of_a_large_file_is_read(tar, tmp_path, kind):
+    """A header of many bytes ends a shard; a large file in it is passed over."""
+    info = tarfile.TarInfo('0large.jpg')
+    info.size, info.type = 2**22, kind
+    path = tmp_path / 'large.tar'
+    path.write_bytes(info.tobuf() + b'7' * info.size + tar.read_bytes())
+    tracemalloc.start()
+    samples = read_shard(str(path), 60, 0, LIMITS, 20)
+    if kind == tarfile.REGTYPE:
+        assert [sample['jpg'] is None for sample in samples] == [True] + 20 * [False]
+    else:
+        with pytest.raises(BrokenShardError, match='a header of more than 1048576'):
+            list(samples)
+    assert tracemalloc.get_traced_memory()[1] < 2**21 + 2**20
+    tracemalloc.stop()
+
+
+def test_a_sparse_file_is_not_expanded(tar, tmp_path):
+    with open(tmp_path / '0hole.jpg', 'wb') as file:
+        file.truncate(2**33)
+    names = ['-C', tmp_path, '0hole.jpg']
+    subprocess.run(['tar', '--sparse', '-cf', tmp_path / 's.tar', *names], check=True)
+    assert (tmp_path / 's.tar').stat().st_size < 2**15
+    samples = list(read_shard(str(tmp_path / 's.tar'), 60, 0, LIMITS, 20))
+    assert [sample['jpg'] for sample in samples] == [None]
 
 
 def test_a_silent_command_is_killed_with_its_children(tar, tmp_path):
@@ -182,7 +247,7 @@ def test_a_shard_hangs_if_every_attempt_does(tmp_path, retries, kind):
     calls = tmp_path / 'calls'
     command = f'echo >> {calls}; test $(wc -l < {calls}) -gt 2 || sleep 600; exit 1'
     with pytest.raises(BrokenShardError) as error:
-        list(read_shard(f'pipe:{command}', 0.3, retries))
+        list(read_shard(f'pipe:{command}', 0.3, retries, LIMITS, 20))
     assert error.type is kind
 
 
@@ -215,7 +280,7 @@ def test_no_process_is_left_over(tar):
     before = zombies()
     for command in (f'cat {tar}', 'exit 3', 'sleep 600', f'cat {tar}; sleep 600'):
         read(f'pipe:{command}', timeout=0.3, retries=1)
-        abandoned = read_shard(f'pipe:cat {tar}; sleep 600', 60, 0)
+        abandoned = read_shard(f'pipe:cat {tar}; sleep 600', 60, 0, LIMITS, 20)
         next(abandoned)
         abandoned.close()
     assert zombies() <= before

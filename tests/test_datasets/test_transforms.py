@@ -2,6 +2,7 @@ import copy
 import io
 import os
 import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 from torch.utils.data import DataLoader, Dataset
 
-from pacl_mmseg.datasets.counts import REASONS, SampleCounts, sample_counts
+from pacl_mmseg.datasets.counts import REASONS, SampleCounts, printable, sample_counts
 from pacl_mmseg.datasets.transforms import (
     CLIPResizeCrop,
     LoadPILImage,
+    LoadSegmentationMask,
     NounPrompt,
     PickCaption,
     TokenizeCaption,
@@ -195,9 +197,13 @@ def test_what_cannot_be_reduced_is_decoded_in_full(kind, min_size):
 def test_without_torchvisions_decoder_pillow_decodes(monkeypatch):
     monkeypatch.setattr(loading, 'decode_jpeg', None)
     with pytest.warns(UserWarning, match='torchvision cannot decode.*Pillow does'):
-        transform = LoadPILImage(jpeg_decoder='torchvision')
+        whole = LoadPILImage(jpeg_decoder='torchvision')
+        reduced = LoadPILImage(jpeg_decoder='torchvision', min_size=10)
     data = encode(Image.fromarray(smooth(40, 30)), 'JPEG')
-    assert (transform(dict(img_bytes=data))['img'] == load(data)['img']).all()
+    assert (whole(dict(img_bytes=data))['img'] == load(data)['img']).all()
+    expected = LoadPILImage(min_size=10)(dict(img_bytes=data))['img']
+    assert expected.shape == (20, 15, 3)
+    assert (reduced(dict(img_bytes=data))['img'] == expected).all()
 
 
 def test_unknown_decoder_and_size_are_refused():
@@ -205,6 +211,8 @@ def test_unknown_decoder_and_size_are_refused():
         LoadPILImage(jpeg_decoder='turbo')
     with pytest.raises(ValueError, match='min_size'):
         LoadPILImage(min_size=0)
+    with pytest.raises(ValueError, match='max_pixels'):
+        LoadPILImage(max_pixels=0)
 
 
 def test_damaged_bytes_in_png_are_noticed():
@@ -231,7 +239,68 @@ def test_decompression_bomb_is_dropped(monkeypatch):
     data = encode(Image.fromarray(gradient()))
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     assert load(data) is None
+    assert counted() == {'oversized_image': 1}
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF'])
+def test_an_image_over_the_limits_is_not_decoded(monkeypatch, kind):
+    data = encode(Image.fromarray(gradient()), kind)
+    assert LoadPILImage(max_pixels=2400)(dict(img_bytes=data)) is not None
+    assert LoadPILImage(max_bytes=len(data))(dict(img_bytes=data)) is not None
+    sample_counts.reset()
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', None)
+    assert LoadPILImage(max_pixels=2399)(dict(img_bytes=data)) is None
+    assert counted() == {'oversized_image': 1}
+    assert LoadPILImage(max_bytes=len(data) - 1)(dict(img_bytes=data)) is None
+    assert counted() == {'oversized_image': 1, 'oversized_file': 1}
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path):
+    with open(tmp_path / 'a.png', 'wb') as file:
+        file.truncate(2**36)  # sparse
+    assert LoadPILImage()(dict(img_path=str(tmp_path / 'a.png'))) is None
+    assert counted() == {'oversized_file': 1}
+
+
+def test_a_jpeg_of_endless_scans_is_dropped():
+    data = encode(Image.fromarray(gradient()), 'JPEG', progressive=True)
+    scan = data[data.rindex(b'\xff\xda') : -2]
+    for scans, loaded in ((50, True), (200, False)):
+        longer = data[:-2] + scan * scans + data[-2:]
+        assert (load(longer) is not None) == loaded
     assert counted() == {'corrupt_image': 1}
+
+
+def test_no_program_is_started_for_a_postscript_file(tmp_path, monkeypatch):
+    (tmp_path / 'gs').write_text(f'#!/bin/sh\necho >> {tmp_path}/started\nexit 1\n')
+    (tmp_path / 'gs').chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
+    data = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n'
+    assert load(data) is None
+    assert counted() == {'corrupt_image': 1}
+    (tmp_path / 'a.png').write_bytes(data)
+    mask = dict(seg_map_path=str(tmp_path / 'a.png'))
+    with pytest.raises(ValueError, match='cannot be decoded'):
+        LoadSegmentationMask(2)._load_seg_map(mask)
+    assert not (tmp_path / 'started').exists()
+    with pytest.raises((OSError, subprocess.CalledProcessError)):
+        Image.open(io.BytesIO(data)).load()
+    assert (tmp_path / 'started').exists()  # as Pillow would have done
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'torch'])
+@pytest.mark.parametrize('crop', ['center', 'random'])
+def test_a_narrow_image_is_dropped(backend, crop):
+    transform = CLIPResizeCrop('ViT-B-32', crop=crop, backend=backend)
+    for height, width in ((5_000_000, 1), (1, 5000), (10, 201)):
+        image = np.zeros((height, width, 3), np.uint8)
+        assert transform(dict(img=image, img_path='a')) is None
+    assert counted() == {'narrow_image': 3}
+    image = np.zeros((10, 200, 3), np.uint8)
+    assert transform(dict(img=image))['img'].shape == (224, 224, 3)
+    with pytest.raises(ValueError, match='max_aspect'):
+        CLIPResizeCrop('ViT-B-32', max_aspect=0.5)
 
 
 def photographs() -> list[np.ndarray]:
@@ -381,6 +450,32 @@ def test_lone_surrogate_can_be_encoded():
 def test_long_caption_is_cut_between_words(text, expected):
     assert PickCaption(max_chars=7)(dict(caption=text))['caption'] == expected
     assert counted() == {'truncated_caption': 1}
+
+
+def test_what_is_mended_of_a_caption_has_a_limit(monkeypatch):
+    lengths = []
+
+    def mend(text: str) -> str:
+        lengths.append(len(text))
+        return text
+
+    monkeypatch.setattr(ftfy, 'fix_text', mend)
+    caption = PickCaption()(dict(caption='\u00e9 word ' * 4_000_000))['caption']
+    assert lengths == [8000]
+    assert caption == ('\u00e9 word ' * 143)[:1001].rpartition(' ')[0]
+    assert counted() == {'truncated_caption': 1}
+
+
+@pytest.mark.parametrize('nouns', ['given', 'auto'])
+def test_unusable_nouns_are_passed_over_and_counted(nouns):
+    transform = NounPrompt(prob=1, templates=['a {}.'], nouns=nouns)
+    sample = dict(caption='x', nouns=['\ud83d', 'y' * 101, 'z' * 100])
+    assert transform(dict(sample))['caption'] == f'a {"z" * 100}.'
+    assert transform(dict(caption='x', nouns=['\ud83d']))['caption'] == 'x'
+    assert counted() == {'unusable_noun': 2}
+    assert NounPrompt(max_chars=101).find_nouns(sample) == ['y' * 101, 'z' * 100]
+    with pytest.raises(ValueError, match='max_chars'):
+        NounPrompt(max_chars=0)
 
 
 def test_noun_prompt_fills_templates_with_given_nouns():
@@ -534,6 +629,12 @@ def test_counts_summary_and_unknown_reason():
     assert counts.summary() == '2 corrupt image, 1 empty caption'
     with pytest.raises(ValueError):
         counts.add('bad_weather')
+
+
+def test_names_in_the_log_are_printable():
+    assert printable('a\n\0\ud83d\x1b[1m.jpg') == 'a????[1m.jpg'
+    assert printable('\u00e9 \u6f22.jpg') == '\u00e9 \u6f22.jpg'
+    assert printable('x' * 10**6) == 'x' * 300 + '...'
 
 
 @pytest.mark.skipif(

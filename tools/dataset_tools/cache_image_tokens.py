@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
-from pacl_mmseg.apis import load_config
+from pacl_mmseg.apis import load_config, read_options
 from pacl_mmseg.apis.messages import reason_of
 from pacl_mmseg.benchmark.missing import missing_data
 from pacl_mmseg.datasets.counts import sample_counts
@@ -54,7 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action='extend',
         help='override settings of the config, as key=value',
     )
     return parser.parse_args(argv)
@@ -63,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        config = load_config(args.config, args.cfg_options)
+        config = load_config(args.config, read_options(args.cfg_options))
         init_default_scope(config.get('default_scope', 'mmseg'))
         found = list(find_cached(config))
         if not found or (args.out and len(found) > 1):

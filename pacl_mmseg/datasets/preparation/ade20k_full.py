@@ -13,6 +13,7 @@ from PIL import Image
 from pacl_mmseg.datasets.large_vocabulary import ADE20K_847_IDS, IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 _SHORT_SIDE = 512
 _ANNOTATION_SUFFIX = '_seg.png'
@@ -54,7 +55,7 @@ def convert_ade847(
 
 def _scaled(path: Path) -> np.ndarray:
     """An image, or the labels of an annotation: ``(H, W)`` or ``(H, W, 3)``."""
-    picture = np.array(Image.open(path))
+    picture = np.array(Image.open(path, formats=IMAGE_FORMATS))
     interpolation = 'bilinear'
     if path.name.endswith(_ANNOTATION_SUFFIX):
         # Red and green number the object's class, blue its instance.

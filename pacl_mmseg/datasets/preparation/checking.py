@@ -26,6 +26,7 @@ from pacl_mmseg.datasets.preparation.layout import (
 )
 from pacl_mmseg.datasets.preparation.official import OFFICIAL, Official
 from pacl_mmseg.datasets.preparation.sources import read_names
+from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 _MANY = 50  # masks that cannot all lack what is common
 
@@ -192,7 +193,7 @@ def _fault_inside(
     images, masks, labels = [], [], {}
     for record in _spread(records, sample):
         try:
-            with Image.open(record['img_path']) as image:
+            with Image.open(record['img_path'], formats=IMAGE_FORMATS) as image:
                 image.load()  # where OpenCV would make up what is cut off
             results = load_image.transform(dict(record))
         except Exception as error:  # decoders raise nearly anything on bad input
@@ -204,7 +205,7 @@ def _fault_inside(
             sentence, _, _ = str(error).rpartition(';')  # ours is the better remedy
             masks.append(sentence or str(error))
         else:
-            with Image.open(record['seg_map_path']) as mask:
+            with Image.open(record['seg_map_path'], formats=IMAGE_FORMATS) as mask:
                 counts = np.bincount(np.array(mask).ravel())
             labels[record['seg_map_path']] = set(np.flatnonzero(counts).tolist())
     masks += _zeros_lost(dataset, labels, official.ignored)

@@ -25,6 +25,7 @@ from pacl_mmseg.datasets.preparation.writing import (
     write_images,
     write_lines,
 )
+from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 _NUM_THINGS = 80  # the first of COCO-Stuff's labels
 _NO_LABEL = -1
@@ -188,7 +189,7 @@ def _label_table() -> np.ndarray:
 
 def _stuff_labels(pixel_map: Path) -> np.ndarray:
     """Labels 0 to 170, and 255: ``(H, W)``, uint8."""
-    values = np.array(Image.open(pixel_map))
+    values = np.array(Image.open(pixel_map, formats=IMAGE_FORMATS))
     labels = _label_table()[values]
     if (unknown := labels == _NO_LABEL).any():
         raise ValueError(

@@ -20,7 +20,8 @@ class PickCaption(BaseTransform):
 
     Bytes are decoded as UTF-8, bad ones being replaced; mis-encoded text is
     mended with ``ftfy``; runs of white space become one blank. A caption that is
-    then empty is counted and its sample dropped (``None`` is returned).
+    then empty is counted and its sample dropped (``None`` is returned). What lies
+    behind the first ``8 * max_chars`` characters is not looked at.
 
     Required keys: ``captions`` (list[str | bytes]) or ``caption``.
     Added keys: ``caption`` (str).
@@ -57,6 +58,8 @@ class PickCaption(BaseTransform):
                 self.counts.add('undecodable_text')
                 caption = caption.decode('utf-8', errors='replace')
         caption = caption if isinstance(caption, str) else ''
+        # Mending takes time, and white space and entities are more than they become.
+        rest, caption = caption[8 * self.max_chars :], caption[: 8 * self.max_chars]
         # ftfy has nothing to do in plain ASCII without entities or control characters.
         if not (caption.isascii() and caption.isprintable()) or '&' in caption:
             caption = ftfy.fix_text(caption)
@@ -64,7 +67,7 @@ class PickCaption(BaseTransform):
         if not caption:
             self.counts.add('empty_caption')
             return None
-        if len(caption) > self.max_chars:
+        if len(caption) > self.max_chars or rest:
             self.counts.add('truncated_caption')
             # One character more, so that a word that just fits is kept.
             head, blank, _ = caption[: self.max_chars + 1].rpartition(' ')
@@ -83,6 +86,9 @@ class NounPrompt(BaseTransform):
     PACL trains on captions and on prompts such as ``a photo of the large dog.``,
     whose nouns are found in the captions with spaCy.
 
+    Nouns that are too long, which take the tokenizer seconds, or that no file could
+    hold (halves of a surrogate pair) are counted and passed over.
+
     Required keys: ``caption``; optional: ``nouns`` (list[str]).
     Modified keys: ``caption``; one without nouns stays as it is.
 
@@ -94,6 +100,7 @@ class NounPrompt(BaseTransform):
             common nouns with spaCy; ``'auto'`` uses what is given and spaCy where
             nothing is. Defaults to ``'auto'``.
         spacy_model (str): The spaCy pipeline. Defaults to ``'en_core_web_sm'``.
+        max_chars (int): Characters that a noun may have. Defaults to 100.
 
     Raises:
         ValueError: If an argument is not one of the above.
@@ -107,15 +114,20 @@ class NounPrompt(BaseTransform):
         templates: str | Sequence[str] = 'pacl7',
         nouns: str = 'auto',
         spacy_model: str = 'en_core_web_sm',
+        max_chars: int = 100,
     ) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must lie between 0 and 1, got {prob}')
         if nouns not in ('auto', 'spacy', 'given'):
             raise ValueError(f"nouns must be 'auto', 'spacy' or 'given', got {nouns!r}")
+        if max_chars < 1:
+            raise ValueError(f'max_chars must be positive, got {max_chars}')
         self.prob = prob
         self.templates = get_templates(templates)
         self.nouns = nouns
         self.spacy_model = spacy_model
+        self.max_chars = max_chars
+        self.counts = sample_counts
         self._tagger = _load_spacy(spacy_model) if nouns == 'spacy' else None
 
     def transform(self, results: dict) -> dict:
@@ -146,11 +158,23 @@ class NounPrompt(BaseTransform):
             list[str]: Given ones, or those of the caption.
         """
         if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
-            return results.get('nouns') or []
-        if self._tagger is None:
-            self._tagger = _load_spacy(self.spacy_model)
-        words = self._tagger(results['caption'])
-        return [word.text.lower() for word in words if word.pos_ == 'NOUN']
+            nouns = results.get('nouns') or []
+        else:
+            if self._tagger is None:
+                self._tagger = _load_spacy(self.spacy_model)
+            words = self._tagger(results['caption'])
+            nouns = [word.text.lower() for word in words if word.pos_ == 'NOUN']
+        usable = [noun for noun in nouns if self._is_usable(noun)]
+        if len(usable) < len(nouns):
+            self.counts.add('unusable_noun', results.get('img_path'))
+        return usable
+
+    def _is_usable(self, noun: str) -> bool:
+        try:
+            noun.encode()
+        except UnicodeEncodeError:
+            return False
+        return len(noun) <= self.max_chars
 
     def __repr__(self) -> str:
         return (

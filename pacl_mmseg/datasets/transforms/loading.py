@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from open_clip.transform import (
     MaybeConvertMode,
     MaybeToTensor,
@@ -30,19 +30,30 @@ try:  # deprecated since torchvision 0.29
 except ImportError:
     decode_jpeg = None
 
+# What Pillow may take a file for, whatever its name: for others it starts programs (EPS
+# is run by Ghostscript), or has decoders that few people look at.
+IMAGE_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+IMAGE_SUFFIXES = ('jpg', 'jpeg', 'png', 'webp', 'bmp', 'gif', 'tif', 'tiff')
+
+# A scan of a progressive JPEG file takes a few bytes and a pass over all its pixels.
+# libjpeg writes ten.
+_MAX_SCANS = 100
+
 
 @TRANSFORMS.register_module()
 class LoadPILImage(BaseTransform):
     """Decode an image with Pillow, whatever its colour mode, or drop the sample.
 
-    Grayscale, CMYK, palette and other images become RGB; transparent ones are
-    laid over white; 16-bit ones are scaled to 8 bits. Of an animation the first
-    frame is taken. The EXIF orientation is not applied, as open_clip does not
+    JPEG, PNG, WebP, BMP, GIF and TIFF files are taken, also under another's name.
+    Grayscale, CMYK, palette and other images become RGB; transparent ones are laid over
+    white; 16-bit ones are scaled to 8 bits. Of an animation the first frame is taken.
+    The EXIF orientation is not applied, as open_clip does not
     apply it. Unlike mmcv's loader, a truncated file is an error, not an image
     with a grey rest.
 
-    A sample whose image is missing, damaged or larger than Pillow's limit
-    against decompression bombs is counted and dropped (``None`` is returned).
+    A sample whose image is no file here, damaged or too large is counted and dropped
+    (``None`` is returned). How large it is, its first bytes say: nothing is decoded. At
+    most 16 bytes of memory are taken for a pixel, 0.8 GB with the default limit.
 
     Required keys: ``img_bytes`` (taken out) or ``img_path``.
     Added keys: ``img`` (uint8, H x W x 3, BGR as everywhere in mmcv; a view of RGB
@@ -61,16 +72,28 @@ class LoadPILImage(BaseTransform):
             that still decode may differ, and libjpeg writes its warnings about them
             to the standard error stream. Where torchvision has no decoder, Pillow
             decodes, with a warning. Defaults to ``'pillow'``.
+        max_pixels (int): Images of more are dropped. Defaults to 50 million. (Pillow
+            itself refuses 179 million.)
+        max_bytes (int): Files of more are dropped. Defaults to 32 MiB.
 
     Raises:
         ValueError: If an argument is not one of the above.
     """
 
     def __init__(
-        self, min_size: int | None = None, jpeg_decoder: str = 'pillow'
+        self,
+        min_size: int | None = None,
+        jpeg_decoder: str = 'pillow',
+        max_pixels: int = 50_000_000,
+        max_bytes: int = 2**25,
     ) -> None:
         if min_size is not None and min_size < 1:
             raise ValueError(f'min_size must be positive or None, got {min_size}')
+        if max_pixels < 1 or max_bytes < 1:
+            raise ValueError(
+                f'max_pixels and max_bytes must be positive, got {max_pixels} and '
+                f'{max_bytes}'
+            )
         if jpeg_decoder not in ('pillow', 'torchvision'):
             raise ValueError(
                 f"jpeg_decoder must be 'pillow' or 'torchvision', got {jpeg_decoder!r}"
@@ -79,6 +102,8 @@ class LoadPILImage(BaseTransform):
             jpeg_decoder = 'pillow'
         self.min_size = min_size
         self.jpeg_decoder = jpeg_decoder
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
         self.counts = sample_counts
 
     def transform(self, results: dict) -> dict | None:
@@ -94,12 +119,18 @@ class LoadPILImage(BaseTransform):
         name = results.get('img_path')
         if data is None:
             try:
-                data = fileio.get(results['img_path'])
+                data = _read_file(results['img_path'], self.max_bytes + 1)
             except OSError:
                 self.counts.add('missing_file', name)
                 return None
+        if len(data) > self.max_bytes:
+            self.counts.add('oversized_file', name)
+            return None
         try:
             image, size, converted = self._decode(data)
+        except Image.DecompressionBombError as error:
+            self.counts.add('oversized_image', f'{name} ({error})')
+            return None
         except Exception as error:  # decoders raise nearly anything on bad input
             self.counts.add('corrupt_image', f'{name} ({error})')
             return None
@@ -116,9 +147,18 @@ class LoadPILImage(BaseTransform):
         Returns:
             tuple: The image, (width, height) of the file, and whether its colour mode
             was not RGB.
+
+        Raises:
+            Image.DecompressionBombError: The image has too many pixels.
         """
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         size = image.size
+        if image.width * image.height > self.max_pixels:
+            raise Image.DecompressionBombError(
+                f'{image.width} x {image.height}, more than {self.max_pixels} pixels'
+            )
+        if data.startswith(b'\xff\xd8') and data.count(b'\xff\xda') > _MAX_SCANS:
+            raise ValueError(f'more than {_MAX_SCANS} scans')
         if image.format == 'JPEG':  # has no checksums to verify
             if self.min_size is not None:
                 image.draft(None, (self.min_size, self.min_size))
@@ -127,7 +167,7 @@ class LoadPILImage(BaseTransform):
                 return _decode_jpeg(data), size, False
         else:
             image.verify()
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         with image:
             image.load()
             plain = image.mode == 'RGB' and 'transparency' not in image.info
@@ -138,8 +178,21 @@ class LoadPILImage(BaseTransform):
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(min_size={self.min_size}, '
-            f'jpeg_decoder={self.jpeg_decoder!r})'
+            f'jpeg_decoder={self.jpeg_decoder!r}, max_pixels={self.max_pixels}, '
+            f'max_bytes={self.max_bytes})'
         )
+
+
+def _read_file(path: str, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        OSError: It is no file: an address, a name that no file can have, a pipe.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(path)
+    with open(path, 'rb') as file:
+        return file.read(size)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
@@ -182,6 +235,10 @@ class CLIPResizeCrop(BaseTransform):
     Size, interpolation and resize mode come from the model's own configuration.
     Normalisation is left to the data preprocessor.
 
+    An image that is too narrow is counted and dropped (``None`` is returned): first
+    resized, it would take ``size ** 2 * max_aspect`` pixels, which are a million with
+    224 and the default.
+
     Required keys: ``img`` (uint8, H x W x 3, BGR).
     Modified keys: ``img`` (BGR; a view of RGB memory), ``img_shape``.
 
@@ -203,10 +260,13 @@ class CLIPResizeCrop(BaseTransform):
             ones, up to 20 %), by 1/255, and next to hard edges of images that are
             hardly made smaller a few by up to 7/255.
             Defaults to ``'pillow'``.
+        max_aspect (float): The longer side of an image may be as many times the
+            shorter. Defaults to 20.
 
     Raises:
         ValueError: If the model, the kind of crop or the backend is unknown, or nobody
-            named a model, or the backend cannot resize as it asks.
+            named a model, or the backend cannot resize as it asks, or ``max_aspect`` is
+            less than 1.
     """
 
     encoder_keys = ('model', 'pretrained')
@@ -218,15 +278,20 @@ class CLIPResizeCrop(BaseTransform):
         crop: str = 'center',
         scale: tuple[float, float] = (0.9, 1.0),
         backend: str = 'pillow',
+        max_aspect: float = 20.0,
     ) -> None:
         check_named(self, model)
         if crop not in ('center', 'random'):
             raise ValueError(f"crop must be 'center' or 'random', got {crop!r}")
         if backend not in ('pillow', 'torch'):
             raise ValueError(f"backend must be 'pillow' or 'torch', got {backend!r}")
+        if max_aspect < 1:
+            raise ValueError(f'max_aspect must be 1 or more, got {max_aspect}')
         self.crop = crop
         self.scale = tuple(scale)
         self.backend = backend
+        self.max_aspect = max_aspect
+        self.counts = sample_counts
         self.config = PreprocessCfg(**preprocess_config(model, pretrained))
         steps = image_transform_v2(
             self.config, is_train=crop == 'random', aug_cfg=dict(scale=self.scale)
@@ -239,15 +304,20 @@ class CLIPResizeCrop(BaseTransform):
                 if not isinstance(s, MaybeConvertMode)
             ]
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict) -> dict | None:
         """Resize and crop the image.
 
         Args:
             results (dict): The sample.
 
         Returns:
-            dict: The sample.
+            dict | None: The sample, or None.
         """
+        height, width = results['img'].shape[:2]
+        if max(height, width) > self.max_aspect * min(height, width):
+            name = results.get('img_path')
+            self.counts.add('narrow_image', f'{name} ({width} x {height})')
+            return None
         # A view of RGB memory, as LoadPILImage gives it, is not copied.
         rgb = np.ascontiguousarray(results['img'][..., ::-1])
         if self.backend == 'torch':
@@ -268,7 +338,7 @@ class CLIPResizeCrop(BaseTransform):
         size, name = self.config.size, type(self).__name__
         return (
             f'{name}(size={size}, crop={self.crop!r}, scale={self.scale}, '
-            f'backend={self.backend!r})'
+            f'backend={self.backend!r}, max_aspect={self.max_aspect})'
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 
-import mmcv
 import numpy as np
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
 
+from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 from pacl_mmseg.registry import TRANSFORMS
 
 _NUM_LABELS = 2**16  # what a mask can hold
@@ -96,7 +98,7 @@ class LoadSegmentationMask(LoadAnnotations):
                 f'{_REMEDY}.'
             ) from error
         try:
-            mask = mmcv.imfrombytes(content, flag='unchanged', backend='pillow')
+            mask = np.array(Image.open(io.BytesIO(content), formats=IMAGE_FORMATS))
         except Exception as error:  # decoders raise nearly anything on bad input
             raise ValueError(
                 f'The mask {path} cannot be decoded ({error}): it is damaged or '
