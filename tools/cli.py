@@ -21,6 +21,7 @@ from mmengine.logging import MessageHub, MMLogger
 # What bad input raises at any time. Anything else is a mistake in a config while its
 # parts are built, and later one in the program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+PROTOCOLS = ('sclip', 'clearclip', 'naclip', 'naclip_pamr', 'dinoiser', 'pacl_paper')
 # What a launcher sets, and how to get it.
 LAUNCHED = {
     'pytorch': ('RANK', 'torchrun, or tools/dist_train.sh'),
@@ -35,14 +36,7 @@ def add_common_arguments(
 ) -> None:
     """MMSeg's own arguments, the same for training and testing."""
     parser.add_argument('--work-dir', help='directory for logs, results, checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested '
-        'keys with dots, texts with commas as key="\'a, b\'"',
-    )
+    add_options_argument(parser)
     parser.add_argument(
         '--launcher',
         choices=launchers,
@@ -52,6 +46,18 @@ def add_common_arguments(
     # torch.distributed.launch passes --local-rank to the script.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     add_traceback_argument(parser)
+
+
+def add_options_argument(parser: argparse.ArgumentParser) -> None:
+    """What :func:`options_from` reads."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b, nested '
+        'keys with dots, texts with commas as key="\'a, b\'"',
+    )
 
 
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +80,8 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """What the tools that evaluate share."""
     parser.add_argument(
         '--protocol',
-        help="evaluate as published, see docs/protocols.md; by default the config's "
-        'own settings, which are those of sclip',
+        help=f'evaluate as published: {", ".join(PROTOCOLS)} (docs/protocols.md); '
+        "by default the config's own settings, which are those of sclip",
     )
     add_subset_argument(parser)
     add_data_root_argument(parser)

@@ -489,10 +489,9 @@ def test_the_tool(run_config, pixels, tmp_path, capsys):
 
     def complaint() -> str:
         run_config.dump(arguments[0])
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises((ValueError, RuntimeError)) as caught:
             main(arguments)
-        assert '\n' not in str(caught.value)
-        return str(caught.value).removeprefix('cache_image_tokens: ')
+        return str(caught.value)
 
     assert complaint().startswith('the config has LoadImageTokens in 0 pipelines')
     dataset = cached({**pixels, 'data_root': '/nowhere'}, tmp_path / 'cache')

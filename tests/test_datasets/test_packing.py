@@ -170,7 +170,7 @@ def test_tool_packs_a_table(coco, tmp_path, monkeypatch, capsys):
 
 
 def test_tool_ends_in_a_sentence(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r'no\.json does not exist'):
+    with pytest.raises(FileNotFoundError, match=r'no\.json does not exist'):
         run_tool(monkeypatch, tmp_path / 'no.json', tmp_path / 'out')
 
 
@@ -178,7 +178,7 @@ def test_tool_takes_a_delimiter(coco, tmp_path, monkeypatch, capsys):
     table = tmp_path / 'list.lst'
     table.write_text('0.jpeg\ta dog, a cat\n')
     arguments = table, tmp_path / 'out', '--image-root', tmp_path / 'images'
-    with pytest.raises(SystemExit, match='set `delimiter`'):
+    with pytest.raises(ValueError, match='set `delimiter`'):
         run_tool(monkeypatch, *arguments)
     with pytest.raises(SystemExit):
         run_tool(monkeypatch, *arguments, '--delimiter', '::')

@@ -10,19 +10,12 @@ same one.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-
-from pacl_mmseg.apis import load_config, read_options
-from pacl_mmseg.apis.messages import reason_of
-from pacl_mmseg.benchmark.missing import missing_data
-from pacl_mmseg.datasets.counts import sample_counts
-from pacl_mmseg.datasets.token_cache import DTYPES, find_cached, write_token_cache
-from pacl_mmseg.registry import MODELS
-
-EXPECTED_ERRORS = (OSError, RuntimeError, ValueError, ImportError, TypeError, KeyError)
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import cli
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,9 +26,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', help='folder, if not that of the config')
     parser.add_argument(
         '--dtype',
-        choices=DTYPES,
         default='bfloat16',
-        help='how tokens are stored (default: bfloat16); int8 takes half the space',
+        help='how tokens are stored: bfloat16 (default), float32, or int8, which takes '
+        'half the space',
     )
     parser.add_argument('--device', help='default: a GPU if there is one')
     parser.add_argument(
@@ -50,55 +43,53 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=1024,
         help='which is what a stopped run may lose',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        help='override settings of the config, as key=value',
-    )
+    cli.add_options_argument(parser)
+    cli.add_traceback_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
-        config = load_config(args.config, read_options(args.cfg_options))
-        init_default_scope(config.get('default_scope', 'mmseg'))
-        found = list(find_cached(config))
-        if not found or (args.out and len(found) > 1):
-            raise ValueError(
-                f'the config has LoadImageTokens in {len(found)} pipelines of its '
-                'training data: see configs/pacl_vitb16_coco_cached.py for one that '
-                'has it, and leave out --out where several have'
-            )
-        if lacking := missing_data(config, 'train_dataloader'):
-            raise ValueError(lacking)  # before weights are fetched
-        model = MODELS.build(config.model).to(args.device or get_device())
-        for dataset, transform in found:
-            done = write_token_cache(
-                model,
-                dataset,
-                transform,
-                args.out,
-                dtype=args.dtype,
-                batch_size=args.batch_size,
-                num_workers=args.num_workers,
-                images_per_file=args.images_per_file,
-            )
-            print(
-                f'{args.out or transform["root"]}: {done["images"]:,} images '
-                f'({done["written"]:,} encoded now, {sample_counts.summary()}; '
-                f'{done["skipped"]:,} left out in all) in {done["bytes"] / 1e9:,.3g} '
-                f'GB. {args.dtype} changes the tokens by {done["relative_error"]:.2e} '
-                'of their size (root mean square).'
-            )
-    except EXPECTED_ERRORS as error:
-        raise SystemExit(f'cache_image_tokens: {reason_of(error)}') from error
-    except KeyboardInterrupt as error:
-        raise SystemExit(
-            'cache_image_tokens: stopped; run it again to go on'
-        ) from error
+    from mmengine.device import get_device
+    from mmengine.registry import init_default_scope
+
+    from pacl_mmseg.apis import load_config
+    from pacl_mmseg.benchmark.missing import missing_data
+    from pacl_mmseg.datasets.counts import sample_counts
+    from pacl_mmseg.datasets.token_cache import find_cached, write_token_cache
+    from pacl_mmseg.registry import MODELS
+
+    config = load_config(args.config, cli.options_from(args))
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    found = list(find_cached(config))
+    if not found or (args.out and len(found) > 1):
+        raise ValueError(
+            f'the config has LoadImageTokens in {len(found)} pipelines of its '
+            'training data: see configs/pacl_vitb16_coco_cached.py for one that '
+            'has it, and leave out --out where several have'
+        )
+    if lacking := missing_data(config, 'train_dataloader'):
+        raise ValueError(lacking)  # before weights are fetched
+    model = MODELS.build(config.model).to(args.device or get_device())
+    for dataset, transform in found:
+        done = write_token_cache(
+            model,
+            dataset,
+            transform,
+            args.out,
+            dtype=args.dtype,
+            batch_size=args.batch_size,
+            num_workers=args.num_workers,
+            images_per_file=args.images_per_file,
+        )
+        print(
+            f'{args.out or transform["root"]}: {done["images"]:,} images '
+            f'({done["written"]:,} encoded now, {sample_counts.summary()}; '
+            f'{done["skipped"]:,} left out in all) in {done["bytes"] / 1e9:,.3g} '
+            f'GB. {args.dtype} changes the tokens by {done["relative_error"]:.2e} '
+            'of their size (root mean square).'
+        )
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

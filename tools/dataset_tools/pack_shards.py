@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import cli
 
 
 def _column(text: str) -> int | str:
@@ -44,6 +48,7 @@ def parse_args() -> argparse.Namespace:
         type=_delimiter,
         help='default: comma for .csv, tab (\\t) for .tsv and .txt',
     )
+    cli.add_traceback_argument(parser)
     return parser.parse_args()
 
 
@@ -53,32 +58,24 @@ def main() -> None:
     from pacl_mmseg.datasets.packing import pack_shards
 
     prefix = dict(img_path=args.image_root)
-    if not Path(args.annotations).is_file():
-        raise SystemExit(
-            f'pack_shards: {args.annotations} does not exist: give the path of an '
-            'annotation file'
+    if args.annotations.endswith('.json'):
+        dataset = CocoCaptionsDataset(args.annotations, data_prefix=prefix)
+    else:
+        dataset = CaptionListDataset(
+            args.annotations,
+            path_column=args.path_column,
+            caption_column=args.caption_column,
+            header=args.header,
+            delimiter=args.delimiter,
+            data_prefix=prefix,
         )
-    try:
-        if args.annotations.endswith('.json'):
-            dataset = CocoCaptionsDataset(args.annotations, data_prefix=prefix)
-        else:
-            dataset = CaptionListDataset(
-                args.annotations,
-                path_column=args.path_column,
-                caption_column=args.caption_column,
-                header=args.header,
-                delimiter=args.delimiter,
-                data_prefix=prefix,
-            )
-        summary = pack_shards(
-            dataset,
-            args.out_dir,
-            shard_size=args.shard_size,
-            max_pairs=args.max_pairs,
-            one_per_image=args.one_per_image,
-        )
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'pack_shards: {error}') from error
+    summary = pack_shards(
+        dataset,
+        args.out_dir,
+        shard_size=args.shard_size,
+        max_pairs=args.max_pairs,
+        one_per_image=args.one_per_image,
+    )
     print(
         f'{summary.shards} shards, {summary.pairs} pairs, '
         f'{summary.skipped} images skipped'
@@ -87,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)
