@@ -41,7 +41,7 @@ __all__ = [
     'RUNNERS',
     'TRANSFORMS',
     'kind_of',
-    'typed',
+    'walk',
 ]
 
 for _registry in vars(mmseg.registry).values():
@@ -54,15 +54,15 @@ for _registry in vars(mmseg.registry).values():
         )
 
 
-def typed(node: Any) -> Iterator[tuple[str, dict]]:
-    """Every dict in a config, outermost first, and its type without a scope."""
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict in a config, outermost first, and its path as options write it."""
     if isinstance(node, dict):
-        yield kind_of(node), node
-        children = node.values()
+        yield path, node
+        children = node.items()
     else:
-        children = node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        yield from typed(child)
+        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, child in children:
+        yield from walk(child, f'{path}.{name}' if path else str(name))
 
 
 def kind_of(part: Mapping | None) -> str:

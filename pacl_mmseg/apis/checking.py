@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mmseg.registry
@@ -13,6 +13,7 @@ from mmengine.registry import Registry
 from mmengine.runner import LogProcessor, Runner
 from torch.utils.data import DataLoader
 
+from pacl_mmseg.registry import walk
 from pacl_mmseg.utils import did_you_mean
 
 # What takes the parts that need no type.
@@ -54,8 +55,10 @@ def check_config(config: Config) -> None:
             )
     # Not what a config only names for itself.
     used = {k: v for k, v in config.items() if k in (*_RUNNER, 'tta_model')}
-    for path, part in _parts(used):
+    for path, part in walk(used):
         kind = part.get('type')
+        if kind is None and path not in _UNTYPED:
+            continue
         takers = [_UNTYPED[path]] if kind is None else _registered(kind)
         problems = [_problem(path, part, taker) for taker in takers]
         if problems and all(problems):
@@ -64,18 +67,6 @@ def check_config(config: Config) -> None:
             near = did_you_mean(kind.rpartition('.')[2], _names(), _NEAR)
             if near:
                 raise ValueError(f'{path}.type: there is no {kind!r}.{near}')
-
-
-def _parts(node: Any, path: str = '') -> Iterator[tuple[str, Mapping]]:
-    """Every dict that says what takes it, and where it is."""
-    if isinstance(node, dict):
-        if path and node.get('type', _UNTYPED.get(path)) is not None:
-            yield path, node
-        children = node.items()
-    else:
-        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for name, child in children:
-        yield from _parts(child, f'{path}.{name}' if path else str(name))
 
 
 def _registries() -> list[Registry]:

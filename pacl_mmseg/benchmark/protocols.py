@@ -25,7 +25,7 @@ from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.prompts import Vocabulary, get_templates
-from pacl_mmseg.registry import MODELS, kind_of, typed
+from pacl_mmseg.registry import MODELS, kind_of, walk
 from pacl_mmseg.utils.names import check_name
 
 REAL_BENCHMARKS = tuple(OFFICIAL)
@@ -425,7 +425,9 @@ def _one_or_all(values: Iterable[Any]) -> Any:
 def _resizes(node: Any) -> Iterator[dict]:
     """Every resizing step in a pipeline, dataset or loader."""
     return (
-        part for name, part in typed(node) if name == 'Resize' and part.get('scale')
+        part
+        for _, part in walk(node)
+        if kind_of(part) == 'Resize' and part.get('scale')
     )
 
 

@@ -38,7 +38,7 @@ from pacl_mmseg.datasets.transforms.image_tokens import (
 from pacl_mmseg.models import PACLBackbone
 from pacl_mmseg.models.data_preprocessor import flips_channels
 from pacl_mmseg.models.encoder import hand_to_transforms
-from pacl_mmseg.registry import DATASETS, TRANSFORMS, kind_of, typed
+from pacl_mmseg.registry import DATASETS, TRANSFORMS, kind_of, walk
 from pacl_mmseg.utils.files import whole_file
 
 DTYPES = ('bfloat16', 'float32', 'int8')
@@ -60,7 +60,7 @@ def find_cached(config: Mapping) -> Iterator[tuple[Mapping, Mapping]]:
         tuple[Mapping, Mapping]: Its config and that of its ``LoadImageTokens``.
     """
     loader = hand_to_transforms(config.get('train_dataloader'), config.get('model'))
-    for _, dataset in typed(loader):
+    for _, dataset in walk(loader):
         for part in dataset.get('pipeline') or ():
             if isinstance(part, Mapping) and kind_of(part) == 'LoadImageTokens':
                 yield dataset, part

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 from mmengine.registry import Registry
 
-from pacl_mmseg.registry import MODELS, TRANSFORMS, typed
+from pacl_mmseg.registry import MODELS, TRANSFORMS, kind_of, walk
 from pacl_mmseg.utils.names import check_name
 
 # What says which one it is, and what of it else may be said.
@@ -94,11 +94,11 @@ def hand_to_transforms(loader: Any, model: Any) -> Any:
     encoder = {key: towers[0].get(key, _DEFAULTS[key]) for key in IDENTITY}
     has_vision = _attribute(towers[0], 'encoder_tower') == 'visual'
     loader = copy.deepcopy(loader)
-    for name, part in typed(loader):
+    for _, part in walk(loader):
         keys = _attribute(part, 'encoder_keys', TRANSFORMS) or ()
         if 'pretrained' in keys and 'model' in part and not has_vision:
             continue  # prepares images for another encoder
-        _give(encoder, part, TRANSFORMS, name)
+        _give(encoder, part, TRANSFORMS, kind_of(part))
     return loader
 
 
@@ -110,18 +110,13 @@ def tower_configs(model: Mapping) -> list[dict]:
     return [part for name in order for tower, part in towers if tower == name]
 
 
-def _parts(node: Any, place: str = 'model') -> dict[str, dict]:
+def _parts(model: Mapping) -> dict[str, dict]:
     """What an encoder fills, by its place."""
-    found = {}
-    if isinstance(node, Mapping):
-        if _attribute(node, 'encoder_keys'):
-            found[place] = node
-        children = node.items()
-    else:
-        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in children:
-        found |= _parts(child, f'{place}.{key}')
-    return found
+    return {
+        path: part
+        for path, part in walk(model, 'model')
+        if _attribute(part, 'encoder_keys')
+    }
 
 
 def _attribute(part: Any, name: str, registry: Registry = MODELS) -> Any:
