@@ -26,6 +26,8 @@ Matrix rate: two floors of an implementation in blocks take turns with it.
 products of 16-bit operands are computed in float32, and that is what both floors
 measure.
 
+``--json FILE`` writes seconds and bytes there too.
+
 Extra memory: the peak during one forward and backward, less what was held before it
 (inputs among it), the result and the gradient of the patch tokens. On CUDA from the
 allocator's statistics. On the CPU (Linux only) each measurement is a process of its
@@ -40,12 +42,14 @@ threads then wait for one another at each operator.
 
 import argparse
 import functools
+import json
 import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from memory import process_bytes
@@ -320,6 +324,7 @@ def parse_arguments() -> argparse.Namespace:
         default=8.0,
         help='leave the reference out where it is estimated to need more',
     )
+    parser.add_argument('--json', type=Path, help='file for the results')
     # How the script runs itself for one memory measurement on the CPU.
     parser.add_argument('--memory-of', choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -343,6 +348,7 @@ def main() -> None:
         + ''.join(f'{way:>10} of products of device ' for way in DIRECTIONS)
         + 'extra memory'
     )
+    results = []
     for size in options.sizes:
         names = list(options.implementations)
         too_large = reference_bytes(size, options) > options.reference_limit_gb * 1e9
@@ -350,6 +356,8 @@ def main() -> None:
             names.remove('reference')
             print(f'{size:>6} {"reference":>15} would not fit')
         times = measure_time(names, size, options)
+        memory = {name: measure_memory_apart(name, size, options) for name in names}
+        results.append(dict(size=size, seconds=times, extra_memory=memory))
         for name, taken in times.items():
             line = f'{size:>6} {name:>15} '
             for way in DIRECTIONS:
@@ -357,9 +365,8 @@ def main() -> None:
                     times[floor][way] / taken[way] for floor in (PRODUCTS, DEVICE)
                 ]
                 line += f'{taken[way]:>8.4f} s {shares[0]:>11.0%} {shares[1]:>9.0%} '
-            if name not in (PRODUCTS, DEVICE):
-                memory = measure_memory_apart(name, size, options)
-                line += f'{memory / 1e6:>9.1f} MB'
+            if name in memory:
+                line += f'{memory[name] / 1e6:>9.1f} MB'
             print(line, flush=True)
         for way, count in count_products(size, options).items():
             rates = [
@@ -369,6 +376,8 @@ def main() -> None:
                 f'{size:>6} {way} has {count:.4g} multiply-adds: {rates[0]:.4g} '
                 f'TFLOP/s alone, {rates[1]:.4g} TFLOP/s the device'
             )
+    if options.json:
+        options.json.write_text(json.dumps(results))
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import statistics
 import subprocess
 import sys
@@ -164,8 +165,8 @@ def medians(
 
 
 @torch.inference_mode()
-def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> str:
-    """One line of the table."""
+def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Median seconds of each job, having printed their ratios."""
     options = {
         'model.encoder.pretrained': None,
         'model.encoder.dtype': args.dtype,
@@ -194,11 +195,14 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> str:
     classes = evaluation.model.num_classes
     ratios = [('whole', 'encoder'), ('stock', 'batched')]
     ratios += [('SCLIP', 'batched')] if args.sclip else []
-    return f'{benchmark}: {classes} classes, {count} windows; ' + '; '.join(
+    parts = [
         f'{a} {seconds[a]:.3f} s / {b} {seconds[b]:.3f} s = '
         f'{seconds[a] / seconds[b]:.2f}'
         for a, b in ratios
-    )
+    ]
+    line = f'{benchmark}: {classes} classes, {count} windows; {"; ".join(parts)}'
+    print(line, flush=True)
+    return seconds
 
 
 def decode_bytes(device: str) -> int:
@@ -243,6 +247,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dtype', default='float32', help='of the frozen encoder')
     parser.add_argument('--repeat', type=int, default=5, help='timed turns')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--json', type=Path, help='file for the seconds')
     parser.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
     parser.add_argument('--memory', action='store_true', help='of decoding, instead')
     parser.add_argument('--decode-only', action='store_true', help=argparse.SUPPRESS)
@@ -280,8 +285,11 @@ def main() -> None:
             f'{args.size[1]} x {args.size[0]}, median of {args.repeat}'
         )
         with tempfile.TemporaryDirectory() as folder:
-            for benchmark in args.benchmarks:
-                print(measure(benchmark, args, Path(folder)), flush=True)
+            results = {
+                name: measure(name, args, Path(folder)) for name in args.benchmarks
+            }
+        if args.json:
+            args.json.write_text(json.dumps(results))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,8 @@ random images, the same in all of them, and 8 sets of captions in turn, tokenize
 before, as data workers do. Captions are of random words whose number is log-normally
 distributed with mean 20.2 and standard deviation 16.3 (what Conceptual 12M's authors
 report of its captions). The shorter noun prompts, which in training take the place of
-up to half of the captions, are not among them. Weights are random, unless
+up to half of the captions, are not among them; with ``--noun-prompts`` all texts are
+such, of the small world's 36 classes. Weights are random, unless
 ``--cfg-options model.encoder.pretrained=...`` says otherwise.
 
 encoders: the two frozen encoders' forward, alone, on the same batches, images being
@@ -18,14 +19,18 @@ step: what training does with a batch that its data workers have made: copy to t
     device, normalisation, encoders, embedder, compatibility function, loss, backward
     and optimizer. As in training, a batch is copied to a GPU by a stream of its own,
     while the GPU still computes the steps before.
+apart: with ``--noun-prompts`` also a step in which no two texts count as equal, so that
+    each is encoded and compared with the images for itself.
 
-Both take turns in one process after a warm-up, each turn ``--steps`` times in a row;
+They take turns in one process after a warm-up, each turn ``--steps`` times in a row;
 medians of ``--repeat`` turns are compared, and the hours that the paper's recipe would
 take at that rate computed, data being in time. Then come as many steps with
 ``PhaseTimer``, for the time of each phase, and the rest of a step, which belongs to
 none. With ``--dtype`` of 16 bits frozen towers and the compatibility function's
 products have that precision, and the embedder runs under MMEngine's
 ``AmpOptimWrapper`` where it works, on a GPU.
+
+``--json FILE`` writes what is printed there too.
 
 Peak memory: of CUDA's allocator in a turn of steps, or of this whole process (Linux).
 On a CPU, seconds of the first table are of processor time (of all ``--threads``
@@ -36,11 +41,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +60,11 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from pacl_mmseg.apis import load_config, read_options
+from pacl_mmseg.datasets.small_world import CLASSES
 from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.models.open_clip_model import preprocess_config
+from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import MODELS
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'pacl_vitb16_cc12m.py'
@@ -78,6 +88,12 @@ def make_captions(count: int, seed: int = 0) -> list[str]:
     return [' '.join(dice.choices(words, k=max(round(n), 1))) for n in lengths]
 
 
+def make_prompts(count: int, seed: int = 0) -> list[str]:
+    """Noun prompts of the small world's classes."""
+    dice, templates = random.Random(seed), get_templates('pacl7')
+    return [dice.choice(templates).format(dice.choice(CLASSES)) for _ in range(count)]
+
+
 class InMemory:
     """A stand-in for a data loader: the same batches in turn, without end."""
 
@@ -91,36 +107,51 @@ class InMemory:
 class Training:
     """The model and optimizer of a config, and batches that share their images."""
 
-    def __init__(self, cfg: Config, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        batch_size: int,
+        device: torch.device,
+        noun_prompts: bool = False,
+    ) -> None:
         self.device = device
         self.model = MODELS.build(cfg.model).to(device).train()
         self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         size = preprocess_config(cfg.model.encoder.model)['size']
         images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-        captions = [make_captions(batch_size, seed) for seed in range(CAPTION_SETS)]
+        make = make_prompts if noun_prompts else make_captions
+        captions = [make(batch_size, seed) for seed in range(CAPTION_SETS)]
         self.tokens = [*map(self.model.decode_head.text_encoder.tokenize, captions)]
         if device.type == 'cuda':
             images = images.pin_memory()
             self.tokens = [tokens.pin_memory() for tokens in self.tokens]
-        batches: list[dict[str, Any]] = [
-            dict(inputs=images, data_samples=dict(captions=texts, text_tokens=tokens))
-            for texts, tokens in zip(captions, self.tokens, strict=True)
-        ]
-        self.batches = EndlessBatches(InMemory(batches), device)
+
+        def batches(captions: list[list[str]]) -> list[dict[str, Any]]:
+            samples = zip(captions, self.tokens, strict=True)
+            return [
+                dict(inputs=images, data_samples=dict(captions=c, text_tokens=t))
+                for c, t in samples
+            ]
+
+        self.batches = EndlessBatches(InMemory(batches(captions)), device)
+        # Texts are known by their captions: the same tokens under other ones.
+        captions = [[f'{n} {text}' for n, text in enumerate(c)] for c in captions]
+        self.apart = EndlessBatches(InMemory(batches(captions)), device)
+        self.noun_prompts = noun_prompts
         self.texts = itertools.cycle(self.tokens)
         with torch.no_grad():
-            self.images = self.model.data_preprocessor(batches[0], True)['inputs']
+            batch = dict(inputs=images, data_samples={})
+            self.images = self.model.data_preprocessor(batch, True)['inputs']
 
     def encoders(self) -> None:
         self.model.backbone(self.images)
         self.model.decode_head.text_encoder(next(self.texts))
 
-    def step(self, timer: PhaseTimer | None = None) -> dict[str, Tensor]:
-        if timer is None:
-            batch = next(self.batches)
-        else:
-            with timer.phase('data'):
-                batch = next(self.batches)
+    def step(
+        self, timer: PhaseTimer | None = None, apart: bool = False
+    ) -> dict[str, Tensor]:
+        with timer.phase('data') if timer else nullcontext():
+            batch = next(self.apart if apart else self.batches)
         return self.model.train_step(batch, self.optim_wrapper)
 
     def seconds(self, job: Callable[[], object], steps: int) -> float:
@@ -138,10 +169,12 @@ class Training:
             torch.cuda.synchronize()
 
 
-def measure(training: Training, repeat: int, steps: int) -> None:
-    """Measure and print a table."""
+def measure(training: Training, repeat: int, steps: int) -> dict[str, Any]:
+    """Measure, print tables, and return what is in them, in plain values."""
     on_gpu = training.device.type == 'cuda'
     jobs = dict(encoders=training.encoders, step=training.step)
+    if training.noun_prompts:
+        jobs['apart'] = partial(training.step, apart=True)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     peak = 0
     for turn in range(repeat + 1):
@@ -163,25 +196,38 @@ def measure(training: Training, repeat: int, steps: int) -> None:
             f'{name:>9} {1000 * seconds:10.1f} ms {count / seconds:10.1f} samples/s'
             f'   (turns differ by {spread:.0%})'
         )
+    hours = RECIPE_SAMPLES * medians['step'] / count / 3600
     print(
         f'step / encoders: {medians["step"] / medians["encoders"]:.3f}; peak memory '
-        f'{peak / 1e9:.2f} GB'
+        f"{peak / 1e9:.2f} GB; the paper's {RECIPE_SAMPLES:.0e} samples at this rate: "
+        f'{hours:,.1f} hours'
     )
-    hours = RECIPE_SAMPLES * medians['step'] / count / 3600
-    print(f"the paper's {RECIPE_SAMPLES:.0e} samples at this rate: {hours:,.1f} hours")
+    result = dict(batch_size=count, seconds=medians, peak_memory=peak, hours=hours)
+    for name in [name for name in jobs if name != 'encoders']:
+        phases = measure_phases(training, jobs[name], repeat * steps)
+        total = sum(phases.values())
+        print(f'phases of a {name}, {1000 * total:.1f} ms in all:')
+        for phase, seconds in phases.items():
+            print(f'{phase:>9} {1000 * seconds:10.1f} ms {seconds / total:10.1%}')
+        result[f'phases of {name}'] = phases
+    return result
+
+
+def measure_phases(
+    training: Training, job: Callable[..., dict], steps: int
+) -> dict[str, float]:
+    """Mean seconds of each phase of a step, and of the ``rest`` of it."""
     with PhaseTimer(training.model, training.optim_wrapper) as timer:
         training.synchronize()
         start = time.perf_counter()
-        for _ in range(repeat * steps):
-            log = training.step(timer)
+        for _ in range(steps):
+            log = job(timer)
         training.synchronize()
-        total = (time.perf_counter() - start) / (repeat * steps)
+        total = (time.perf_counter() - start) / steps
         phases = timer.read()
-    phases['rest'] = total - sum(phases.values())
-    print(f'phases of a step, {1000 * total:.1f} ms in all:')
-    for name, seconds in phases.items():
-        print(f'{name:>9} {1000 * seconds:10.1f} ms {seconds / total:10.1%}')
-    print(f'loss {log["loss"].item():.4f}')
+    if not log['loss'].isfinite():
+        raise RuntimeError(f'The loss is {log["loss"].item()}.')
+    return {**phases, 'rest': total - sum(phases.values())}
 
 
 def parse_args() -> argparse.Namespace:
@@ -196,6 +242,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--compile', action='store_true', help='the frozen encoders')
+    parser.add_argument(
+        '--noun-prompts', action='store_true', help='in place of captions'
+    )
+    parser.add_argument('--json', type=Path, help='file for the results')
     parser.add_argument('--repeat', type=int, default=5, help='timed turns')
     parser.add_argument(
         '--steps',
@@ -231,7 +281,7 @@ def main() -> None:
     cfg = load_config(str(args.config), {**options, **read_options(args.cfg_options)})
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark  # as when training
-    training = Training(cfg, args.batch_size, device)
+    training = Training(cfg, args.batch_size, device, args.noun_prompts)
     ends = torch.cat(training.tokens).argmax(1) + 1.0
     where = torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'
     print(
@@ -240,7 +290,9 @@ def main() -> None:
         f'{args.batch_size}, texts of {ends.mean():.1f} tokens on average, median of '
         f'{args.repeat} turns of {args.steps}'
     )
-    measure(training, args.repeat, args.steps)
+    result = measure(training, args.repeat, args.steps)
+    if args.json:
+        args.json.write_text(json.dumps(result))
 
 
 if __name__ == '__main__':
