@@ -27,6 +27,7 @@ UPSTREAM = {
     'mmpretrain': '1.2.0',
 }
 INSTALL = "pip install 'pacl-mmseg[onedl]'"
+INSTALL_UPSTREAM = 'make install STACK=mmlab'  # pip alone cannot, see the Makefile
 
 
 def installed_version(distribution: str) -> str | None:
@@ -65,7 +66,7 @@ def check_stack(version_of: Callable[[str], str | None] = installed_version) -> 
         raise ImportError(f'No OpenMMLab packages are installed: {INSTALL}')
     family = 'onedl' if present['onedl'] else 'upstream'
     needed = ONEDL if family == 'onedl' else UPSTREAM
-    remedy = INSTALL if family == 'onedl' else INSTALL.replace('onedl', 'mmlab')
+    remedy = INSTALL if family == 'onedl' else INSTALL_UPSTREAM
     for name, lowest in needed.items():
         version = found[family][name]
         if version is None:

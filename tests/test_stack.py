@@ -34,7 +34,7 @@ def test_either_family_is_accepted():
         ),
         (
             {k: v for k, v in NEW_UPSTREAM.items() if k != 'mmpretrain'},
-            r'mmpretrain is not installed: pip install .*\[mmlab\]',
+            'mmpretrain is not installed: make install STACK=mmlab',
         ),
     ],
 )

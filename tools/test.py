@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         hooks.visualization = dict(
             type='SegVisualizationHook',
             draw=True,
+            interval=1,  # upstream's MMSeg goes by it, onedl's draws all anyway
             show=args.show,
             wait_time=args.wait_time,
         )
