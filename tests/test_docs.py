@@ -302,24 +302,22 @@ def test_options_of_the_table_change_what_is_there(checkout):
     table = re.search(
         r'\| `--cfg-options` \|\n\|[-|]+\n((?:\|.*\n)+)', PAGES[0].read_text()
     )[1]
+    train = load('tools/train.py')
     for row in table.splitlines():
+        key, config, flags = None, 'configs/pacl_vitb16_cc12m.py', []
         spans = re.findall(r'`([^`]+)`', row.split('|')[2])
-        key, config = None, 'configs/pacl_vitb16_cc12m.py'
         for word in [word for span in spans for word in shlex.split(span)]:
-            if word.startswith('configs/'):
+            if word.startswith('--'):
+                flags.append(word)
+            elif word.startswith('configs/'):
                 config = word
-            if word.startswith(('--', 'configs/')):
-                continue
-            key, value = word.split('=', 1) if '=' in word else (key, word)
-            cli = load('tools/train.py').cli
-            parser = argparse.ArgumentParser()
-            cli.add_common_arguments(parser)
-            parser.add_argument('config')
-            given = [config, '--cfg-options', f'{key}={value}']
-            changed = cli.config_from(parser.parse_args(given))
-            assert at(changed, key) is not None, word
-            *parents, _ = key.split('.')
-            assert at(Config.fromfile(config), '.'.join(parents)), word
+            else:
+                key, value = word.split('=', 1) if '=' in word else (key, word)
+                given = [config, *flags, '--cfg-options', f'{key}={value}']
+                changed = train.cli.config_from(train.parse_args(given))
+                assert at(changed, key) is not None, word
+                parent = at(Config.fromfile(config), key.rpartition('.')[0])
+                assert parent, word
 
 
 def at(config: Config, key: str) -> object:

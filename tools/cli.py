@@ -117,6 +117,8 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
     options = read_options(args.cfg_options)
     if getattr(args, 'subset', None) is not None:
         options['test_dataloader.dataset.indices'] = args.subset
+    if getattr(args, 'amp', False):
+        options.setdefault('optim_wrapper.type', 'AmpOptimWrapper')
     return options
 
 

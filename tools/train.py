@@ -43,15 +43,14 @@ def main(argv: Sequence[str] | None = None) -> Runner:
 
     cfg = cli.config_from(args)
     cli.check_data_root(cfg, 'train_dataloader', 'val_dataloader')
-    amp = args.amp or kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper'
+    amp = kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper'
     if amp and not torch.cuda.is_available():
         raise ValueError(
             "Mixed precision is for GPUs (MMEngine's AmpOptimWrapper), and there is "
             'none: leave out --amp, or set optim_wrapper.type=OptimWrapper, or use a '
             'config without it (pacl_vitb16_30m.py for pacl_vitb16_30m_bf16.py).'
         )
-    if args.amp and cfg.optim_wrapper.type == 'OptimWrapper':
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if amp:
         # bfloat16 has the range of float32, and needs no scale.
         scaled = cfg.optim_wrapper.get('dtype') != 'bfloat16'
         loss_scale = 'dynamic' if scaled else dict(enabled=False)
