@@ -102,7 +102,7 @@ _CLEARCLIP = Protocol(
         window=448,
         window_stride=224,
         logit_scale=50.0,
-        interpolate_offset=0.1,
+        fit='resize',
         area_threshold=None,
     ),
     benchmarks=dict(
@@ -114,10 +114,8 @@ _CLEARCLIP = Protocol(
     ),
 )
 # sinahmr/NACLIP at 0cac3a6: configs/cfg_*.py over naclip.py, with --pamr off. VOC is
-# segmented without windows, by an encoder that leaves out what the patches do not tile.
-_WITHOUT_WINDOWS = dict(
-    mode='whole', window=None, window_stride=None, fit='crop', interpolate_offset=0.1
-)
+# segmented without windows.
+_WITHOUT_WINDOWS = dict(mode='whole', window=None, window_stride=None)
 _NACLIP = Protocol(
     general=dict(logit_scale=40.0, area_threshold=None),
     benchmarks=dict(
@@ -140,6 +138,8 @@ _DINOISER = Protocol(
         window_stride=224,
         average='probabilities',
         logit_scale=100.0,
+        fit='resize',
+        interpolate_offset=0.0,
         area_threshold=None,
     ),
     benchmarks={
@@ -159,6 +159,8 @@ _PACL_PAPER = Protocol(
         short_side=336,
         logit_scale=40.0,
         token_stride=4,
+        fit='resize',
+        interpolate_offset=0.0,
         templates='pacl7',
         area_threshold=None,
     ),

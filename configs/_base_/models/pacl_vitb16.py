@@ -8,7 +8,11 @@ model = dict(
     type='ZeroShotSegmentor',
     encoder=dict(model='ViT-B-16-quickgelu', pretrained='openai'),
     data_preprocessor=dict(type='CLIPDataPreProcessor', mixed_sizes=True),
-    backbone=dict(type='PACLBackbone', output='block'),
+    # Of windows that are smaller, since the image is (say 2010 x 140 pixels), SCLIP's
+    # code leaves out what is no whole patch. At 224 pixels these two change nothing.
+    backbone=dict(
+        type='PACLBackbone', output='block', fit='crop', interpolate_offset=0.1
+    ),
     neck=dict(type='PatchEmbedder', in_channels=768, out_channels=512),
     decode_head=dict(
         type='ZeroShotTextHead',
