@@ -14,7 +14,10 @@ after each. With ``--device cpu`` everything is tiny, and says nothing but that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,23 +74,29 @@ def run_part(name: str, device: str, limit: float) -> dict[str, Any]:
         else:
             options = f'--device {device} {OPTIONS[device][name]}'.split()
             command = [*command, *options, '--json', str(file)]
+        log = Path(folder, 'log')
         start = time.monotonic()
-        try:
-            done = subprocess.run(
+        with log.open('wb') as out:
+            process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=subprocess.STDOUT,
-                timeout=max(limit, 1),
+                start_new_session=True,
             )
-            status, output = 'failed' if done.returncode else 'ok', done.stdout
-        except subprocess.TimeoutExpired as error:
-            status, output = 'out of time', error.stdout or b''
+            try:
+                status = 'failed' if process.wait(max(limit, 1)) else 'ok'
+            except subprocess.TimeoutExpired:
+                status = 'out of time'
+            finally:  # with whatever processes it has started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         return dict(
             command=' '.join(command),
             seconds=round(time.monotonic() - start, 1),
             status=status,
-            output=output.decode(errors='replace').splitlines()[-25:],
+            output=log.read_text(errors='replace').splitlines()[-25:],
             result=json.loads(file.read_text()) if file.exists() else None,
         )
 

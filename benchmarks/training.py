@@ -134,10 +134,10 @@ class Training:
             ]
 
         self.batches = EndlessBatches(InMemory(batches(captions)), device)
-        # Texts are known by their captions: the same tokens under other ones.
-        captions = [[f'{n} {text}' for n, text in enumerate(c)] for c in captions]
-        self.apart = EndlessBatches(InMemory(batches(captions)), device)
-        self.noun_prompts = noun_prompts
+        self.apart: EndlessBatches | None = None
+        if noun_prompts:  # known by their captions: the same tokens under other ones
+            captions = [[f'{n} {text}' for n, text in enumerate(c)] for c in captions]
+            self.apart = EndlessBatches(InMemory(batches(captions)), device)
         self.texts = itertools.cycle(self.tokens)
         with torch.no_grad():
             batch = dict(inputs=images, data_samples={})
@@ -173,7 +173,7 @@ def measure(training: Training, repeat: int, steps: int) -> dict[str, Any]:
     """Measure, print tables, and return what is in them, in plain values."""
     on_gpu = training.device.type == 'cuda'
     jobs = dict(encoders=training.encoders, step=training.step)
-    if training.noun_prompts:
+    if training.apart is not None:
         jobs['apart'] = partial(training.step, apart=True)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     peak = 0

@@ -135,7 +135,9 @@ def test_batches_of_captions_and_of_tokens_agree(encoder):
     assert calls == {'text': 2, 'phi': 2, 'loss': 2}
 
 
-def test_equal_texts_are_encoded_and_compared_once(encoder, monkeypatch):
+@pytest.mark.parametrize('frozen', [True, False])
+def test_equal_texts_are_encoded_and_compared_once(encoder, monkeypatch, frozen):
+    encoder['frozen'] = frozen
     scale = dict(weight_scale=3.0, learnable=True)
     head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'], compatibility=scale)
     captions = ['a cat', 'two dogs', 'a cat', 'a cat', 'grass']
@@ -146,7 +148,9 @@ def test_equal_texts_are_encoded_and_compared_once(encoder, monkeypatch):
         tokens, texts, weight_scale=head.compatibility.weight_scale
     )
     expected = head.loss_decode(phi, text_ids(captions))
-    leaves = maps, head.compatibility.log_weight_scale
+    leaves = [maps, head.compatibility.log_weight_scale]
+    if not frozen:
+        leaves += [p for p in head.text_encoder.text.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(expected['loss_infonce'], leaves)
     encoded, compared = [], []
     head.text_encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0])))

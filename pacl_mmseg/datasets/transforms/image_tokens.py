@@ -111,7 +111,8 @@ class LoadImageTokens(BaseTransform):
             return None
         file, row = divmod(int(self._rows[place]), self.meta['images_per_file'])
         packed = {key: values[row] for key, values in self._map(file).items()}
-        if packed['names'] != hashed or packed['checksums'] != row_checksum(packed):
+        known = packed.get('names'), packed.get('checksums')
+        if known != (hashed, row_checksum(packed)):
             path = self.root / token_file(file)
             self.counts.add('corrupt_image', f'{name}: {_damage(path, f"row {row}")}')
             return None
