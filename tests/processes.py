@@ -80,7 +80,7 @@ class Process:
 
 def tool(name: str, *arguments: object, **options: object) -> Done:
     """Run a script of ``tools/`` to its end; ``options`` are those of a process."""
-    return Process(_script, name, [*map(str, arguments)], **options).wait()
+    return Process(script, name, [*map(str, arguments)], **options).wait()
 
 
 def ranks(
@@ -128,7 +128,8 @@ def _child(
     function(*arguments)
 
 
-def _script(name: str, arguments: list[str]) -> None:
+def script(name: str, arguments: list[str]) -> None:
+    """Run a script of ``tools/`` in this process."""
     path = ROOT / 'tools' / name
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(ROOT / 'tools'))

@@ -215,6 +215,8 @@ def run(main: Callable[[], object]) -> None:
             raise
         sentence = reason_of(error)
         sys.exit(f'\nError: {sentence}\n(--traceback shows where it came from)')
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted.')
     from pacl_mmseg.engine import shut_down
 
     shut_down()

@@ -1,15 +1,29 @@
 #!/usr/bin/env bash
 # On one machine:  tools/dist_train.sh CONFIG GPUS [ARGUMENTS of tools/train.py]
-# On several: also set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
+# On several, on each of them: also set NNODES, MASTER_ADDR (one of them) and PORT.
+# When a process is lost all are started again and go on from the newest checkpoint,
+# MAX_RESTARTS times (3). To go on after that, or with another job: --resume.
 set -euo pipefail
 USAGE='usage: tools/dist_train.sh CONFIG GPUS [ARGUMENTS of tools/train.py]'
 CONFIG=${1:?$USAGE} GPUS=${2:?$USAGE}
+printf -v PACL_COMMAND '%q ' "$0" "$@"
+export PACL_COMMAND
+# Processes that are started again would otherwise read in torchrun's store the addresses
+# of those that are gone (PyTorch 2.11).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 shift 2
 
-python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$GPUS" \
+if [[ ${NNODES:-1} == 1 ]]; then
+    MEETING=(--standalone)
+else
+    MEETING=(
+        --nnodes="$NNODES"
+        --rdzv-backend=c10d
+        --rdzv-endpoint="${MASTER_ADDR:?name one of the machines}:${PORT:-29500}"
+        --rdzv-id="$MASTER_ADDR:${PORT:-29500}"
+    )
+fi
+exec python -m torch.distributed.run "${MEETING[@]}" \
+    --nproc-per-node="$GPUS" \
+    --max-restarts="${MAX_RESTARTS:-3}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of tools/train.py]
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the size of the job, SRUN_ARGS the rest.
+# A batch job that slurm requeues (sbatch --requeue) goes on from its newest checkpoint.
 set -euo pipefail
 USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of train.py]'
 PARTITION=${1:?$USAGE} JOB_NAME=${2:?$USAGE} CONFIG=${3:?$USAGE}
+printf -v PACL_COMMAND '%q ' "$0" "$@"
+export PACL_COMMAND
 shift 3
 GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-4}

@@ -6,6 +6,9 @@ python tools/train.py configs/pacl_vitb16_cc12m.py --work-dir work_dirs/pacl
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> Runner:
     """Train and return the runner."""
     args = parse_args(argv)
     import torch
+    from mmengine.dist import is_main_process
     from mmengine.runner import Runner
 
+    from pacl_mmseg.engine import Interrupted, shut_down
     from pacl_mmseg.registry import RUNNERS, kind_of
 
     cfg = cli.config_from(args)
@@ -59,8 +64,26 @@ def main(argv: Sequence[str] | None = None) -> Runner:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except Interrupted as stop:
+        first = is_main_process()
+        shut_down()
+        sys.exit(f'\n{stop} To go on:\n{resume_command(argv)}' if first else 1)
     return runner
+
+
+def resume_command(argv: Sequence[str] | None) -> str:
+    """The command that was typed, with ``--resume`` in place of what it resumed."""
+    words = shlex.split(os.environ.get('PACL_COMMAND', ''))  # what a launcher was given
+    words = words or ['python', sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    kept, before = [], ''
+    for word in words:
+        value = before == '--resume' and not word.startswith('-')
+        if word.partition('=')[0] != '--resume' and not value:
+            kept.append(word)
+        before = word
+    return shlex.join([*kept, '--resume'])
 
 
 if __name__ == '__main__':

@@ -199,7 +199,6 @@ class ImageTextShards(IterableDataset):
             for name, urls in self.shards.items()
         }
         self.state: dict = format_state(seed, fresh)
-        self._delivered = self.state
 
     @property
     def metainfo(self) -> dict:
@@ -242,23 +241,7 @@ class ImageTextShards(IterableDataset):
             )
         check_same(state, self.state, what='cannot resume: the state and the dataset')
         by_name = {name: state['sources'][name] for name in self.shards}
-        self.state = self._delivered = {**state, 'sources': by_name}
-
-    def continue_from(self, progress_state: dict) -> None:
-        """Let new workers go on amid a run, after those of this rank have ended.
-
-        The shards stay dealt out as they were when the run was started or resumed, as
-        the other ranks go on with theirs.
-
-        Args:
-            progress_state (dict): Of this rank's :meth:`ShardProgress.state_dict`.
-
-        Raises:
-            ValueError: If the state belongs to another seed, or to shards of another
-                number or other names; their folder may be another.
-        """
-        check_same(progress_state, self.state, what='cannot continue')
-        self._delivered = progress_state
+        self.state = {**state, 'sources': by_name}
 
     def shard_names(self, positions: Iterable[str]) -> list[str]:
         """Name the shards of some samples.
@@ -341,7 +324,7 @@ class ImageTextShards(IterableDataset):
 
         After each shard comes (item, samples of it that were in order, None).
         """
-        delivered = list(parse_state(self._delivered).values())
+        delivered = list(parse_state(self.state).values())
         left = (item for item in items if not delivered[item[0]].is_done(*item[1:]))
         coming = next(left, None)
         opened: deque[tuple[Item, Iterator[tuple[int, dict]]]] = deque()

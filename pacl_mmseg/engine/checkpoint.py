@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +15,15 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from pacl_mmseg.engine.work_dir import latest
+
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
-
-
-class CheckpointNotWritten(OSError):
-    """A checkpoint could not be written; what was there before is as it was."""
 
 
 def last_good(runner: Runner) -> str:
     """The newest checkpoint that this run, or the one it resumes, has written."""
-    return runner.message_hub.runtime_info.get('last_ckpt') or 'none yet'
+    resumed = runner._load_from if runner._resume else None
+    return latest(runner.work_dir) or resumed or 'none yet'
 
 
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -32,9 +32,13 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
     MMEngine's own runner pickles log buffers into its files; those are refused too, and
     load with its own runner.
 
+    What a file holds is compared with the checksums that ``torch.save`` puts beside it,
+    at which ``torch.load`` does not look.
+
     Raises:
         FileNotFoundError: There is no such file.
-        RuntimeError: The file is damaged, or holds pickled objects; none is executed.
+        RuntimeError: The file is damaged or no checkpoint, holds weights that are not
+            finite, or pickled objects; none is executed.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
@@ -43,6 +47,16 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
             'tools/train.py wrote.'
         )
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+                # torch.load goes by these, too, which have no checksum.
+                odd = (
+                    i.compress_size != i.file_size or i.external_attr
+                    for i in archive.infolist()
+                )
+            if broken or any(odd):
+                raise zipfile.BadZipFile('another checksum, or header')
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise RuntimeError(
@@ -50,12 +64,24 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
             'not loaded and nothing in it was executed: use a checkpoint written by '
             'tools/train.py.'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what bytes can be taken for has no end
         raise RuntimeError(
-            f'{path} is truncated or damaged: use an earlier checkpoint of that run.'
+            f'{path} is truncated or damaged, or no checkpoint: use an earlier '
+            'checkpoint of that run.'
         ) from error
-    if not isinstance(checkpoint, dict):
+    weights = checkpoint
+    if isinstance(checkpoint, dict):
+        weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict):
         raise RuntimeError(f'{path} holds no state dict: use another checkpoint.')
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise RuntimeError(
+                f'{path} has weights that are not finite (the first are {name}): use '
+                'an earlier checkpoint of that run.'
+            )
     return checkpoint
 
 

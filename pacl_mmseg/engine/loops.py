@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
-from pacl_mmseg.engine.batches import (
-    DataWorkerKilled,
-    EndlessBatches,
-    lost_a_worker,
-)
+from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.engine.checkpoint import last_good, set_random_state
+from pacl_mmseg.engine.interrupt import Interrupt
 from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.registry import LOOPS
 
@@ -30,25 +26,15 @@ class PretrainLoop(IterBasedTrainLoop):
     """``IterBasedTrainLoop`` that knows its data position and can return to it.
 
     Works with ``ShuffledDraws`` + ``DrawSampler`` (map-style data, exact) and with
-    ``ImageTextShards``. When a data worker is killed, new ones go on behind the last
-    batch that was trained on, or validated on.
-
-    Args:
-        max_data_restarts: How often in a run data workers are started anew after one
-            was killed, in each process. What kills them is mostly want of memory,
-            which does not go away: the default, 3, survives an accident and not more.
-            After that, training stops with a checkpoint of the last iteration.
-        *args, **kwargs: Those of ``IterBasedTrainLoop``: ``max_iters``,
-            ``val_interval``, ...
+    ``ImageTextShards``. It takes the arguments of ``IterBasedTrainLoop``.
     """
 
     phase_timer: PhaseTimer | None = None  # set by PretrainHook(phases=True)
+    interrupted = False  # before the last iteration, by Ctrl-C or SIGTERM
     data_seconds = 0.0  # waited for the batch of the current iteration
 
-    def __init__(self, *args: Any, max_data_restarts: int = 3, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.max_data_restarts = max_data_restarts
-        self.data_restarts = 0
         self.dataloader_iterator = EndlessBatches(
             self.dataloader, torch.device(get_device())
         )
@@ -99,7 +85,14 @@ class PretrainLoop(IterBasedTrainLoop):
             self.dataloader.sampler.start = self.samples(self._iter)
 
     def run(self) -> nn.Module:
-        """Train. The stock loop but for resuming, where it would skip batches again."""
+        """Train. The stock loop but for resuming, where it would skip batches again.
+
+        Ctrl-C or SIGTERM ends it early, behind an iteration (with gradients that are
+        accumulated, behind the last of them) and with a checkpoint.
+
+        Raises:
+            RuntimeError: A data worker or another process was lost.
+        """
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._resumed_random_state is not None:
@@ -107,147 +100,71 @@ class PretrainLoop(IterBasedTrainLoop):
             # that is being resumed, so it comes first.
             self.dataloader_iterator.start()
             set_random_state(self._resumed_random_state)
-        try:
-            while self._iter < self._max_iters and not self.stop_training:
-                self.runner.model.train()
-                timer, started = self.phase_timer, perf_counter()
-                with timer.phase('data') if timer else nullcontext():
-                    batch = self._next_batch()
-                self.data_seconds = perf_counter() - started
-                self.run_iter(batch)
-                self._decide_current_val_interval()
-                validate = self._iter % self.val_interval == 0
-                validate = validate or self._iter == self._max_iters
-                if validate and self.runner.val_loop and self._iter >= self.val_begin:
-                    self._validate()
-        finally:
-            self.dataloader_iterator.stop()
-            self.dataloader_iterator.signals.give_back()
-        self.runner.call_hook('after_train_epoch')
-        self.runner.call_hook('after_train')
+        with Interrupt(self.runner.timeout) as interrupt:
+            try:
+                self._train(interrupt)
+            except (RuntimeError, EOFError, ConnectionError) as error:
+                raise _explained(error, self._iter + 1, self.runner) from error
+            finally:
+                self.dataloader_iterator.stop()
+            self.runner.call_hook('after_train_epoch')
+            self.runner.call_hook('after_train')
         return self.runner.model
 
-    def _validate(self) -> None:
-        val_loop = self.runner.val_loop
-        dataloader = val_loop.dataloader
-        val_loop.dataloader = _ValidationBatches(dataloader, self)
-        try:
-            val_loop.run()
-        finally:
-            val_loop.dataloader = dataloader
-
-    def _next_batch(self) -> Any:
-        while True:
+    def _train(self, interrupt: Interrupt) -> None:
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            timer, started = self.phase_timer, perf_counter()
             try:
-                return next(self.dataloader_iterator)
-            except DataWorkerKilled as error:
-                self._restart_data(error)
-
-    def count_restart(self, error: Exception, where: str) -> None:
-        """Warn of a killed worker.
-
-        Raises:
-            RuntimeError: It was one too many.
-        """
-        if self.data_restarts >= self.max_data_restarts:
-            self._give_up(error, where)
-        self.data_restarts += 1
-        self.runner.logger.warning(
-            f'A data worker was killed {where} ({error}); most often the memory was '
-            'full. New workers go on behind the last batch '
-            f'({self.data_restarts} of at most {self.max_data_restarts} times).'
-        )
-
-    def _restart_data(self, error: DataWorkerKilled) -> None:
-        """Go on behind the last batch that was trained on, with new workers."""
-        self.count_restart(error, f'at iteration {self._iter + 1}')
-        if self.runner.val_loop is not None:  # it may have been one of these
-            _drop_lost_workers(self.runner.val_dataloader)
-        dataset = self.dataloader.dataset
-        if isinstance(dataset, ImageTextShards):
-            dataset.continue_from(self.shard_progress.state_dict())
-        self._set_start()
-        # Starting workers draws from the generator that dropout draws from.
-        with torch.random.fork_rng(devices=[]):
-            self.dataloader_iterator.stop()
-            self.dataloader_iterator.start()
-
-    def _give_up(self, error: Exception, where: str) -> None:
-        saved = _save_last_iteration(self)
-        raise RuntimeError(
-            f'Data workers were killed {self.data_restarts + 1} times, the last one '
-            f'{where} ({error}): give the job more memory (and shared memory), or '
-            'lower train_dataloader.num_workers, its prefetch_factor or the '
-            f'shuffle_buffer, and continue with --resume from {saved}.'
-        ) from error
-
-
-class _ValidationBatches:
-    """A validation dataloader that goes on where a worker was killed.
-
-    New workers begin anew, and what was validated already is passed over, so that the
-    evaluator and the hooks do not notice.
-    """
-
-    def __init__(self, dataloader: DataLoader, loop: PretrainLoop) -> None:
-        self._dataloader = dataloader
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dataloader, name)
-
-    def __len__(self) -> int:
-        return len(self._dataloader)
-
-    def __iter__(self) -> Iterator:
-        done = 0
-        while True:
-            try:
-                batches = iter(self._dataloader)
-                # Where training has no workers, these are the first ones.
-                self._loop.dataloader_iterator.signals.take_over()
-                for index, batch in enumerate(batches):
-                    if index >= done:
-                        done += 1
-                        yield batch
+                with timer.phase('data') if timer else nullcontext():
+                    batch = next(self.dataloader_iterator)
+            except (RuntimeError, EOFError, ConnectionError):
+                # The signal may have ended the data workers, too.
+                alone = self.runner.world_size == 1
+                if alone and interrupt.signal and self._between_updates:
+                    self.interrupted = True
+                    return
+                raise
+            self.data_seconds = perf_counter() - started
+            self.run_iter(batch)
+            if interrupt.came() and self._between_updates:
+                self.interrupted = self._iter < self._max_iters
+            if self.interrupted:
                 return
-            except (RuntimeError, OSError, EOFError) as error:
-                if not _drop_lost_workers(self._dataloader, error):
-                    raise
-                iteration = self._loop.iter
-                self._loop.count_restart(
-                    error, f'in the validation after iteration {iteration}'
-                )
+            self._decide_current_val_interval()
+            validate = self._iter % self.val_interval == 0
+            validate = validate or self._iter == self._max_iters
+            if validate and self.runner.val_loop and self._iter >= self.val_begin:
+                self.runner.val_loop.run()
+
+    @property
+    def _between_updates(self) -> bool:
+        return self._iter % accumulated(self.runner.optim_wrapper) == 0
 
 
-def _drop_lost_workers(dataloader: DataLoader, error: Exception | None = None) -> bool:
-    """Forget persistent workers, of which one has died; new ones are started then.
-
-    Returns:
-        Whether one has; see :func:`lost_a_worker`.
-    """
-    iterator = getattr(dataloader, '_iterator', None)
-    lost = lost_a_worker(iterator, error)
-    if lost and iterator is not None:
-        iterator._shutdown_workers()
-        dataloader._iterator = None
-    return lost
+def accumulated(optim_wrapper: OptimWrapper) -> int:
+    """The number of iterations whose gradients make one update of the weights."""
+    return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
-def _save_last_iteration(loop: PretrainLoop) -> str:
-    """Write a checkpoint between two iterations if that can be done here.
-
-    Returns:
-        The newest checkpoint there is, in words.
-    """
-    runner = loop.runner
-    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    if not hooks:
-        return 'the last checkpoint'
-    accumulate = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-    # Other processes would be in the middle of the next iteration.
-    if runner.world_size == 1 and loop.iter > 0 and loop.iter % accumulate == 0:
-        meta = dict(epoch=loop.epoch, iter=loop.iter)
-        hooks[0]._save_checkpoint_with_step(runner, loop.iter, meta)
-        return last_good(runner)
-    return f'the last regular checkpoint, {last_good(runner)}'
+def _explained(error: Exception, iteration: int, runner: Runner) -> Exception:
+    """What a person can do about it, where something outside of training failed."""
+    reason = str(error).strip()
+    if reason.startswith('DataLoader worker (pid') or not isinstance(
+        error, RuntimeError
+    ):
+        what = 'A data worker was lost'
+        remedy = (
+            'most often the memory was full: give the job more memory (and shared '
+            'memory), or lower train_dataloader.num_workers, its prefetch_factor or '
+            'the shuffle_buffer, and'
+        )
+    elif isinstance(error, dist.DistError) or 'gloo' in reason:
+        what = 'Another process of this job has ended, or hangs'
+        remedy = 'its own message may say why;'
+    else:
+        return error
+    return RuntimeError(
+        f'{what} at iteration {iteration} ({reason or type(error).__name__}): {remedy} '
+        f'continue with --resume from {last_good(runner)}.'
+    )

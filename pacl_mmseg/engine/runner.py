@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -14,28 +13,27 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    is_main_process,
-)
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import _load_checkpoint_to_model, find_latest_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
 from pacl_mmseg.engine.checkpoint import (
-    CheckpointNotWritten,
     check_fit,
     last_good,
     load_checkpoint_file,
     random_state,
 )
 from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
+from pacl_mmseg.engine.interrupt import Interrupted
 from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.engine.settings import check_settings
+from pacl_mmseg.engine.work_dir import claimed, latest, stop_for_good
 from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import RUNNERS
+from pacl_mmseg.utils import whole_file
 
 
 @RUNNERS.register_module()
@@ -53,7 +51,10 @@ class ContrastivePretrainRunner(Runner):
       and every rank's random state beside weights, optimizer and schedule;
     - ``--resume`` continues where the newest checkpoint of the work directory left
       off: with the same batches and random numbers from map-style data; from shards
-      every sample comes once per epoch, and what is left is mixed anew;
+      every sample comes once per epoch, and what is left is mixed anew. Processes that
+      torchrun or slurm have started again do so without being told;
+    - nothing is survived in place: a lost data worker or process or a full disk ends
+      training with an error, and the checkpoints before it stay;
     - loading never executes anything in the file, and a checkpoint that lacks a
       trained parameter is an error where it is resumed or tested.
     """
@@ -85,11 +86,15 @@ class ContrastivePretrainRunner(Runner):
 
         MMEngine's own start of a ``pytorch`` launch selects a CUDA device. There too
         ``dist_cfg.timeout`` is how many seconds processes wait for each other.
+
+        Raises:
+            ValueError: The config has a setting that cannot be in force.
         """
+        check_settings(self.cfg, env_cfg)
+        self.timeout = env_cfg.get('dist_cfg', {}).get('timeout', 1800)
         on_cpu = self._launcher == 'pytorch' and not torch.cuda.is_available()
         if on_cpu and not dist.is_initialized():
-            timeout = env_cfg.get('dist_cfg', {}).get('timeout', 1800)
-            dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+            dist.init_process_group('gloo', timeout=timedelta(seconds=self.timeout))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -133,6 +138,14 @@ class ContrastivePretrainRunner(Runner):
         return model
 
     def train(self) -> nn.Module:
+        """As ``Runner.train``, alone in the work directory.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written.
+            RuntimeError: Nothing is trainable; or another training is at work in the
+                work directory, or has left checkpoints there and is not resumed; or a
+                loss is not finite, or a data worker or another process was lost.
+        """
         trained = [p for p in self.bare_model.parameters() if p.requires_grad]
         if not trained:
             raise RuntimeError(
@@ -144,9 +157,16 @@ class ContrastivePretrainRunner(Runner):
             f'{sum(p.numel() for p in self.bare_model.parameters()):,} in all.'
         )
         self._training = True
-        model = super().train()
+        with claimed(self.work_dir, self._resume, self._load_from) as what:
+            self._resume, self._load_from = what
+            model = super().train()
         # What a test after it is of; nothing is to be loaded over it.
         self._training, self._has_loaded = False, True
+        if getattr(self.train_loop, 'interrupted', False):
+            raise Interrupted(
+                f'Training was stopped after {self.iter} iterations; the checkpoint to '
+                f'go on from is {last_good(self)}.'
+            )
         return model
 
     def test(self) -> dict[str, float]:
@@ -166,11 +186,11 @@ class ContrastivePretrainRunner(Runner):
         meta: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        """As ``Runner.save_checkpoint``, called on all ranks, and atomic.
+        """As ``Runner.save_checkpoint``, called on all ranks; the file is whole.
 
         Raises:
             RuntimeError: A loss or a trained parameter is not finite.
-            CheckpointNotWritten: The disk is full, or the like, on all ranks.
+            OSError: The disk is full, or the like, on the main process.
         """
         iterations = (meta or {}).get('iter', self.iter + 1)
         self.check_finite(iterations)
@@ -180,31 +200,19 @@ class ContrastivePretrainRunner(Runner):
             data = loop.state_dict(iterations)
         state = dict(random=before_val or random_state(), data=data)
         self.rank_states = all_gather_object(state)
-        failure = [None]
-        if is_main_process():
-            try:
-                self._write_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
-            except OSError as error:
-                failure = [f'{filename} was not written to {out_dir}: {error}.']
-        broadcast_object_list(failure)
-        if failure[0]:
-            raise CheckpointNotWritten(failure[0])
-
-    def _write_checkpoint(
-        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
-    ) -> None:
-        if '://' in out_dir:  # an object store writes whole objects by itself
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        if not is_main_process():
             return
-        temporary = f'.{filename}.{os.getpid()}.tmp'
-        path = Path(out_dir) / temporary
+        if '://' in out_dir:  # an object store writes whole objects by itself
+            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
+            return
         try:
-            super().save_checkpoint(out_dir, temporary, *args, **kwargs)
-            with path.open('rb+') as file:  # else the name may outlive the contents
-                os.fsync(file.fileno())
-            path.replace(Path(out_dir) / filename)
-        finally:
-            path.unlink(missing_ok=True)
+            with whole_file(Path(out_dir, filename)) as part:
+                super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
+        except OSError as error:
+            raise OSError(
+                f'{filename} was not written to {out_dir} ({error}): make room and '
+                f'continue with --resume from {last_good(self)}.'
+            ) from error
 
     def check_finite(self, iterations: int) -> None:
         """Stop a run that diverged; called on all ranks before anything is saved.
@@ -225,11 +233,12 @@ class ContrastivePretrainRunner(Runner):
         pairs = zip(values, finite.tolist(), strict=True)
         broken = [name for name, good in pairs if not good]
         if broken:
-            raise RuntimeError(
+            stop_for_good(
+                self.work_dir,
                 f'{broken[0]} is not finite at iteration {iterations}: training stops '
                 'and no checkpoint is written; the last good checkpoint is '
                 f'{last_good(self)}. Lower the learning rate, or use bfloat16 in place '
-                'of float16.'
+                'of float16, and continue with --resume.',
             )
 
     def load_checkpoint(
@@ -252,6 +261,13 @@ class ContrastivePretrainRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.bare_model
         weights = checkpoint.get('state_dict', checkpoint)
+        needed = ('meta', 'message_hub', 'optimizer')
+        if self._resume and self._training and not all(k in checkpoint for k in needed):
+            raise RuntimeError(
+                f'{filename} has weights, but no state of a training to resume (the '
+                'best checkpoints have none): resume a regular one, or start from its '
+                f'weights with --cfg-options load_from={filename}.'
+            )
         for pattern, replacement in revise_keys:
             weights = {re.sub(pattern, replacement, k): v for k, v in weights.items()}
         if self._resume or not self._training:
@@ -262,20 +278,20 @@ class ContrastivePretrainRunner(Runner):
         self.logger.info(f'Loaded {filename}')
         return checkpoint
 
-    def load_or_resume(self) -> None:
-        if self._resume and self._load_from is None and not self._has_loaded:
-            latest = latest_checkpoint(self.work_dir)
-            if latest is None:
-                self.logger.info(f'{self.work_dir} has no checkpoint: a fresh start.')
-            else:
-                self.logger.info(f'Resuming {latest}')
-                self.resume(latest)
-            return
-        super().load_or_resume()
-
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As ``Runner.resume``; also returns to the data position and random state."""
+        """As ``Runner.resume``; also returns to the data position and random state.
+
+        Raises:
+            RuntimeError: The work directory has checkpoints from later in training.
+        """
         super().resume(filename, *args, **kwargs)
+        newest = latest(self.work_dir)
+        step = re.search(r'iter_(\d+)\.pth$', newest or '')
+        if step and int(step[1]) > self.iter:
+            raise RuntimeError(
+                f'{newest} is further in training than {filename}, and would be mixed '
+                'up with what comes: remove it, or give another --work-dir.'
+            )
         states = (self._loaded or {}).get('ranks')
         self._loaded = None
         data = [state['data'] for state in states or ()]
@@ -310,23 +326,6 @@ def unformatted(config: Config) -> Config:
     config = copy.copy(config)
     object.__setattr__(config, '_format_python_code', False)
     return config
-
-
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint of a work directory that is furthest in training.
-
-    A run that is killed between writing a checkpoint and noting its name in
-    ``last_checkpoint`` leaves a stale note, so the files themselves decide.
-    """
-    names = (
-        (re.fullmatch(r'(iter|epoch)_(\d+)\.pth', file.name), file)
-        for file in Path(work_dir).glob('*.pth')
-    )
-    # Published ones and copies have other names.
-    files = {int(name[2]): file for name, file in names if name}
-    if files:
-        return str(files[max(files)])
-    return find_latest_checkpoint(work_dir) or None
 
 
 def shut_down() -> None:

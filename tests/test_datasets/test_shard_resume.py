@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import signal
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -68,10 +67,6 @@ class Ranks:
         self.progress = [ShardProgress(dataset.state) for dataset in self.datasets]
         self.streams = dict(enumerate(map(iter, self.datasets)))
 
-    def restart_workers(self, index: int) -> None:
-        self.datasets[index].continue_from(loaded(self.progress[index].state_dict()))
-        self.streams[index] = iter(self.datasets[index])
-
     def take(self, number: int | None = None) -> list[tuple[int, str]]:
         samples = []
         while self.streams and len(samples) != number:
@@ -105,9 +100,6 @@ def test_interrupted_again_and_again(tmp_path, ranks, buffer):
             lambda: new_dataset(pattern, shuffle_buffer=buffer), number, state, attempt
         )
         delivered += run.take(run.rng.randrange(1, 40))
-        if attempt % 3 == 0:  # the workers of a rank die, and the run goes on
-            run.restart_workers(number - 1)
-            delivered += run.take(run.rng.randrange(1, 20))
         state = run.state()
     (epoch,) = epochs_of(state)
     assert epoch >= 1
@@ -212,14 +204,12 @@ def test_state_of_other_data_is_refused(tmp_path):
         (dict(pattern=fewer), r"num_shards = {'all': 3}.*num_shards = {'all': 2}"),
         (dict(pattern=dict(cc=pattern)), r"{'all': 3}.*{'cc': 3}"),
     ):
-        for method in ('load_state_dict', 'continue_from'):
-            with pytest.raises(ValueError, match=words):
-                getattr(new_dataset(**data), method)(state)
+        with pytest.raises(ValueError, match=words):
+            new_dataset(**data).load_state_dict(state)
     others = [str(tmp_path / f'{name}.tar') for name in ('00000', '00001', '00003')]
     for data in (others, list(reversed(new_dataset(pattern).shards['all']))):
-        for method in ('load_state_dict', 'continue_from'):
-            with pytest.raises(ValueError, match=r'names_hash.*same names in the same'):
-                getattr(new_dataset(data), method)(state)
+        with pytest.raises(ValueError, match=r'names_hash.*same names in the same'):
+            new_dataset(data).load_state_dict(state)
     moved = [
         f'pipe:curl -s https://store/{i:05d}.tar?version=1 | cat' for i in range(3)
     ]
@@ -251,31 +241,6 @@ def test_states_of_different_runs_are_not_merged(tmp_path):
     states = [new_dataset(pattern, seed=seed).state for seed in (0, 1)]
     with pytest.raises(ValueError, match='states cannot be merged.*seed = 1'):
         ShardProgress.merge(states)
-
-
-def test_a_killed_worker_is_replaced_amid_the_run(tmp_path):
-    pattern = write_shards(tmp_path, 5, SIZES)
-    dataset = new_dataset(pattern)
-    progress = ShardProgress(dataset.state)
-    names = []
-
-    def train(loader, batches: int) -> None:
-        for batch in islice(loader, batches):
-            names.extend(names_of(batch))
-            progress.update(sample['shard_position'] for sample in batch)
-
-    loader = DataLoader(dataset, 4, num_workers=2, collate_fn=list)
-    batches = iter(loader)
-    train(batches, 5)
-    os.kill(batches._workers[1].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match='worker'):
-        train(batches, 10**6)
-    dataset.continue_from(progress.state_dict())
-    train(iter(loader), 15)
-    (epoch,) = epochs_of(progress.state_dict())
-    assert epoch >= 1
-    assert_once(names, all_keys(5, SIZES), epoch)
-    assert progress.samples == dict(all=len(names))
 
 
 def reject_some(results: dict) -> dict | None:

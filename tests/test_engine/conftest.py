@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+import torch
+from engine_runs import run, weights
 from mmengine.config import Config
 
 from pacl_mmseg.apis import load_config
@@ -35,3 +38,17 @@ def config(tiny_model, tmp_path) -> Config:
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.dataset.update(num_scenes=4, size=32)
     return config
+
+
+_WHOLE: dict[str, torch.Tensor] = {}
+
+
+@pytest.fixture
+def whole(config) -> dict[str, torch.Tensor]:
+    """The weights that six undisturbed iterations end with; computed once."""
+    if not _WHOLE:
+        undisturbed = copy.deepcopy(config)
+        undisturbed.work_dir += '_undisturbed'
+        run(undisturbed)
+        _WHOLE.update(weights(Path(undisturbed.work_dir) / 'iter_6.pth'))
+    return _WHOLE

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing.connection
+import socket
 import time
 from pathlib import Path
 
+import accidents  # noqa: F401
 import torch
 from mmengine.config import Config
+from processes import Done, Process, script
 
 from pacl_mmseg.registry import RUNNERS
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name('train_worker.py')
 
 
 def run(config: Config):
@@ -41,26 +42,43 @@ def write(config: Config, path: Path) -> Path:
     return path
 
 
-def worker(config: Path, *options: object) -> subprocess.CompletedProcess:
-    """Train in a process of its own."""
-    return _process(sys.executable, WORKER, config, *options)
+def train(config: Config, ranks: int = 1, patience: float = 30) -> list[Done]:
+    """Train by tools/train.py in processes of their own.
+
+    Args:
+        config: With the work directory.
+        ranks: Number of processes.
+        patience: Seconds after which the others are killed when one has failed, as
+            launchers do.
+
+    """
+    folder = Path(config.work_dir).with_name(f'processes{time.monotonic_ns()}')
+    folder.mkdir()
+    path = write(config, folder / 'config.py')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        job = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, MASTER_PORT=port)
+        env = {'MASTER_ADDR': '127.0.0.1', **{k: str(v) for k, v in job.items()}}
+        launcher = ['--launcher', 'pytorch'] if ranks > 1 else []
+        processes.append(Process(_train, [str(path), *launcher], env=env))
+    children = [process.process for process in processes]
+    end = time.monotonic() + 300  # a job that hangs fails
+    while alive := [child.sentinel for child in children if child.is_alive()]:
+        multiprocessing.connection.wait(alive, end - time.monotonic())
+        if any(child.exitcode for child in children) or time.monotonic() > end:
+            for child in children:
+                child.join(patience)
+                child.kill()
+                child.join()
+    return [process.wait() for process in processes]
 
 
-def torchrun(config: Path, processes: int, *options: object):
-    """Train in several processes; a job that hangs is an error here."""
-    launch = ('-m', 'torch.distributed.run', '--standalone')
-    number = f'--nproc_per_node={processes}'
-    return _process(sys.executable, *launch, number, WORKER, config, *options)
-
-
-def _process(*command: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+def _train(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    script('train.py', arguments)
 
 
 def curve(work_dir: str | Path, name: str) -> list[float]:
@@ -68,3 +86,7 @@ def curve(work_dir: str | Path, name: str) -> list[float]:
     (path,) = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))[-1:]
     rows = map(json.loads, path.read_text().splitlines())
     return [row[name] for row in rows if name in row]
+
+
+def log_of(work_dir: str | Path) -> str:
+    return ''.join(path.read_text() for path in Path(work_dir).glob('*/*.log'))

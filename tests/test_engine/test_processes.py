@@ -1,17 +1,23 @@
-"""Several processes train as one does, and end together."""
+"""Several processes train as one does, end together, and are started again."""
 
 from __future__ import annotations
 
+import copy
+import os
+import re
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import assert_same, curve, run, torchrun, weights, write
+from engine_runs import ROOT, assert_same, curve, log_of, run, train, weights, write
 from mmengine.config import Config
 
 GLOBAL_BATCH = 8
 MAX_ITERS = 20
+LAST = f'iter_{MAX_ITERS}.pth'
 
 
 @pytest.fixture
@@ -23,16 +29,32 @@ def job(config, tmp_path):
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.train_dataloader.dataset.dataset.num_scenes = 50
 
-    def make(name: str, processes: int, **changes) -> tuple[Config, Path]:
-        job = config.copy()
+    def make(name: str, processes: int, **changes) -> Config:
+        job = copy.deepcopy(config)
         job.work_dir = str(tmp_path / name)
         job.train_dataloader.batch_size = GLOBAL_BATCH // processes
         job.merge_from_dict(changes)
-        if processes > 1:
-            job.launcher = 'pytorch'
-        return job, write(job, tmp_path / f'{name}.py')
+        return job
 
     return make
+
+
+_OF_TWO: dict[str, torch.Tensor] = {}
+
+
+@pytest.fixture
+def of_two(job) -> dict[str, torch.Tensor]:
+    """The weights that an undisturbed job of two ends with; computed once."""
+    if not _OF_TWO:
+        config = job('of2', 2, **{'default_hooks.pretrain.phases': True})
+        finish(config, 2)
+        _OF_TWO.update(weights(Path(config.work_dir) / LAST))
+    return _OF_TWO
+
+
+def finish(config: Config, processes: int) -> None:
+    for done in train(config, processes):
+        assert done.returncode == 0, done.stderr
 
 
 def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -47,55 +69,39 @@ def keep_first(source: Path, target: Path) -> None:
     shutil.copy(source / 'iter_10.pth', target)
 
 
-def log_of(work_dir: Path) -> str:
-    return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
-
-
 def test_several_processes_train_as_one(job, tmp_path):
     """Also over an interruption, and with another number of processes after it."""
-    last = f'iter_{MAX_ITERS}.pth'
-    config, _ = job('one', 1)
-    run(config)
-    one, losses = weights(tmp_path / 'one' / last), curve(tmp_path / 'one', 'loss')
+    run(job('one', 1))
+    one, losses = weights(tmp_path / 'one' / LAST), curve(tmp_path / 'one', 'loss')
     assert len(losses) == MAX_ITERS and losses[-1] != losses[0]
     for processes in (2, 4):
         name = f'of{processes}'
-        phases = {'default_hooks.pretrain.phases': True}
-        done = torchrun(job(name, processes, **phases)[1], processes)
-        assert done.returncode == 0, done.stderr
-        checkpoint = torch.load(tmp_path / name / last, weights_only=True)
+        finish(
+            job(name, processes, **{'default_hooks.pretrain.phases': True}), processes
+        )
+        checkpoint = torch.load(tmp_path / name / LAST, weights_only=True)
         assert len(checkpoint['ranks']) == processes
         assert_close(checkpoint['state_dict'], one)
         # MMEngine's log has the mean of the last ten.
         assert curve(tmp_path / name, 'loss') == pytest.approx(losses, rel=1e-5)
         assert min(curve(tmp_path / name, 'phase_reduce')) > 0
-
-    # A process is killed, and the job goes on from its last checkpoint.
-    _, path = job('killed', 2)
-    done = torchrun(path, 2, '--accident', 'kill', '--after', 13, '--rank', 1)
-    assert done.returncode != 0
-    assert 'Signal 9 (SIGKILL)' in done.stderr
-    assert not (tmp_path / 'killed' / last).exists()
-    done = torchrun(job('killed', 2, resume=True)[1], 2)
-    assert done.returncode == 0, done.stderr
-    assert_same(weights(tmp_path / 'killed' / last), weights(tmp_path / 'of2' / last))
+    _OF_TWO.update(weights(tmp_path / 'of2' / LAST))
 
     # Two processes, then one.
     keep_first(tmp_path / 'of2', tmp_path / 'less')
-    run(job('less', 1, resume=True)[0])
+    run(job('less', 1, resume=True))
     assert 'written by 2 processes and is resumed by 1' in log_of(tmp_path / 'less')
     assert 'global batch' not in log_of(tmp_path / 'less')
-    assert_close(weights(tmp_path / 'less' / last), one)
+    assert_close(weights(tmp_path / 'less' / LAST), one)
 
     # One process, then two.
     keep_first(tmp_path / 'one', tmp_path / 'more')
-    done = torchrun(job('more', 2, resume=True)[1], 2)
-    assert done.returncode == 0, done.stderr
-    assert_close(weights(tmp_path / 'more' / last), one)
+    finish(job('more', 2, resume=True), 2)
+    assert_close(weights(tmp_path / 'more' / LAST), one)
 
 
 def test_another_global_batch_goes_on_behind_the_same_sample(job, tmp_path):
-    config, _ = job('batch', 1)
+    config = job('batch', 1)
     config.train_cfg.max_iters = 10
     run(config)
     config.train_cfg.max_iters = 12
@@ -108,20 +114,65 @@ def test_another_global_batch_goes_on_behind_the_same_sample(job, tmp_path):
     assert checkpoint['ranks'][0]['data']['samples'] == 10 * 8 + 2 * 3
 
 
-def test_a_loss_that_one_process_finds_not_finite_ends_all(job, tmp_path):
-    options = {'env_cfg.dist_cfg.timeout': 60, 'default_hooks.logger.interval': 4}
-    _, path = job('nan', 2, **options)
-    done = torchrun(path, 2, '--accident', 'nan', '--after', 9, '--rank', 1)
-    assert done.returncode != 0
-    assert 'Timed out' not in done.stderr
-    # Due for the checkpoint of iteration 10, which is not written; on both of them.
-    sentence = 'RuntimeError: The loss is nan at iteration 10: training stops'
-    assert done.stderr.count(sentence) == 2
-    assert not list((tmp_path / 'nan').glob('iter_*'))
+def accident(kind: str, after: int, **options) -> dict:
+    return dict(
+        custom_hooks=[dict(type='Accident', kind=kind, after=[after], **options)]
+    )
 
 
-def test_a_process_that_hangs_ends_the_job(job, tmp_path):
-    _, path = job('hangs', 2, **{'env_cfg.dist_cfg.timeout': 15})
-    done = torchrun(path, 2, '--accident', 'hang', '--after', 5, '--rank', 1)
-    assert done.returncode != 0
-    assert 'Timed out waiting 15000ms' in done.stderr
+def test_dist_train_goes_on_after_a_lost_process(job, of_two, tmp_path):
+    config = job('killed', 2, **accident('signal', 13, rank=1))
+    config.custom_imports.imports.append('accidents')
+    path = write(config, tmp_path / 'killed.py')
+    done = subprocess.run(
+        ['tools/dist_train.sh', path, '2', '--work-dir', config.work_dir],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            'MAX_RESTARTS': '1',
+            'PYTHONPATH': os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '(SIGKILL)' in done.stderr or 'exitcode: -9' in done.stderr
+    assert_same(weights(Path(config.work_dir) / LAST), of_two)
+    assert len(list(Path(config.work_dir).glob('*/*.log'))) == 2
+
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(job, of_two, tmp_path):
+    config = job('stopped', 2, **accident('signal', 12, rank=1, number=signal.SIGTERM))
+    first, second = train(config, 2)
+    assert first.returncode == second.returncode == 1
+    assert 'Traceback' not in first.stderr + second.stderr
+    assert 'after 13 iterations; the checkpoint to go on from is' in first.stderr
+    assert 'iterations' not in second.stderr
+    finish(job('stopped', 2, resume=True), 2)
+    assert_same(weights(Path(config.work_dir) / LAST), of_two)
+
+
+def test_a_loss_that_one_process_finds_not_finite_ends_all(job):
+    changes = accident('nan', 9, rank=1)
+    config = job('nan', 2, **changes, **{'default_hooks.logger.interval': 4})
+    for done in train(config, 2):
+        # Due for the checkpoint of iteration 10, which is not written; on both of them.
+        assert done.returncode == 1
+        sentence = 'Error: The loss is nan at iteration 10: training stops'
+        assert sentence in done.stderr
+    assert not list(Path(config.work_dir).glob('iter_*'))
+    assert (Path(config.work_dir) / 'stopped.txt').exists()
+
+
+@pytest.mark.parametrize(
+    ('kind', 'reason'),
+    [('signal', 'closed by peer|reset by peer'), ('hang', 'Timed out')],
+)
+def test_a_process_that_is_lost_or_hangs_ends_the_job(job, kind, reason):
+    config = job(kind, 2, **accident(kind, 5, rank=1))
+    config.env_cfg.dist_cfg.timeout = 15
+    done, _ = train(config, 2, patience=2)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    sentence = r'Error: Another process of this job has ended, or hangs at iteration 6 '
+    assert re.search(rf'{sentence}.*({reason}).*continue with --resume', done.stderr)

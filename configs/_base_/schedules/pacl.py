@@ -11,12 +11,11 @@ param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0.0, begin=0, by_epoch
 default_hooks = dict(
     runtime_info=dict(type='LossWatchHook'),
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='PretrainLoggerHook', interval=50, log_metric_by_epoch=False),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='PretrainCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=3
-    ),
+    # Every 240 iterations; every 1000 where a tower is trained.
+    checkpoint=dict(type='PretrainCheckpointHook', interval=None, max_keep_ckpts=3),
     pretrain=dict(type='PretrainHook', report_interval=1000, phases=False),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='PretrainVisualizationHook'),
+    visualization=dict(type='SegVisualizationHook'),
 )

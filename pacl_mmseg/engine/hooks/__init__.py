@@ -1,0 +1,5 @@
+from pacl_mmseg.engine.hooks.checkpoint import PretrainCheckpointHook
+from pacl_mmseg.engine.hooks.loss_watch import LossWatchHook
+from pacl_mmseg.engine.hooks.pretrain import PretrainHook
+
+__all__ = ['LossWatchHook', 'PretrainCheckpointHook', 'PretrainHook']

@@ -1,0 +1,175 @@
+"""The log variables of training steps, and a watch over the loss."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from operator import attrgetter
+from statistics import fmean, pstdev
+from typing import NamedTuple
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook, RuntimeInfoHook
+from mmengine.runner import Runner
+
+from pacl_mmseg.datasets.shards import ImageTextShards
+from pacl_mmseg.engine.batches import provenance
+from pacl_mmseg.engine.checkpoint import last_good
+from pacl_mmseg.engine.late_scalars import LateScalars
+from pacl_mmseg.engine.work_dir import stop_for_good
+from pacl_mmseg.registry import HOOKS
+
+_NAMED = 40  # shards or images that a message lists
+
+
+class _Finding(NamedTuple):
+    """A loss that is not finite, which is fatal, or a spike, on one process."""
+
+    iteration: int
+    fatal: bool
+    what: str
+    names: list[str]
+
+
+@HOOKS.register_module()
+class LossWatchHook(RuntimeInfoHook):
+    """``RuntimeInfoHook`` that leaves the GPU at work, and watches the loss.
+
+    The log variables of a step are published one iteration late on a GPU, except where
+    they are wanted at once: for the log, a checkpoint, validation and at the end. On a
+    CPU they are always in time.
+
+    A loss that is not finite stops the run, also when it is started again, before
+    anything else is written. A spike is reported and training goes on: a loss above the
+    mean of the last ``window`` losses (0.8 million samples at the paper's batch of
+    4096) by more than ``deviations`` of their standard deviations (or of a thousandth
+    of the mean if that is more, as a loss that does not move has none); normally
+    distributed noise practically never reaches 6 of them (once in 1e9). None is
+    reported in the ``quiet`` iterations after another one.
+
+    Both messages name the iteration and the shards (for map-style data, the images) of
+    its batch on the processes that found it: on all where the loss is the same on all,
+    as InfoNCE is. Each process looks at its own loss; where there are several, they
+    tell each other what they found where variables are wanted at once, and stop
+    together.
+    """
+
+    window, deviations, quiet = 200, 6.0, 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._losses: deque[float] = deque(maxlen=self.window)
+        self._found: list[_Finding] = []
+        self._quiet_until = 0
+        self._scalars = LateScalars()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        note = runner.iter + 1, provenance(data_batch)
+        self._scalars.put(note, outputs or {})
+        self.publish(runner, flush=self._wanted_now(runner, batch_idx))
+
+    def publish(self, runner: Runner, flush: bool = True) -> None:
+        """Put the log variables that are due into the message hub and look at them.
+
+        Args:
+            runner: The runner.
+            flush: Those of all steps; all processes call it together.
+
+        Raises:
+            RuntimeError: A loss is not finite; on all processes.
+        """
+        for (iteration, source), scalars in self._scalars.take(flush):
+            super().after_train_iter(runner, iteration - 1, outputs=scalars)
+            if 'loss' in scalars:
+                self._check(runner, iteration, scalars['loss'], source)
+        if flush or runner.world_size == 1:
+            self._report(runner)
+
+    def _wanted_now(self, runner: Runner, batch_idx: int) -> bool:
+        loop = runner.train_loop
+        return (
+            self.is_last_train_iter(runner)
+            or self.every_n_train_iters(runner, getattr(loop, 'val_interval', 0))
+            or due(runner, batch_idx, LoggerHook, CheckpointHook)
+        )
+
+    def _check(
+        self, runner: Runner, iteration: int, loss: float, source: tuple[list, list]
+    ) -> None:
+        if not math.isfinite(loss):
+            if not any(finding.fatal for finding in self._found):
+                what = f'The loss is {loss} at iteration {iteration}'
+                names = _in_flight(runner, source)
+                self._found.append(_Finding(iteration, True, what, names))
+            return
+        losses = self._losses
+        if len(losses) == losses.maxlen and iteration >= self._quiet_until:
+            mean = fmean(losses)
+            deviation = max(pstdev(losses, mean), abs(mean) / 1000)
+            excess = (loss - mean) / deviation if deviation else 0.0
+            if excess > self.deviations:
+                self._quiet_until = iteration + self.quiet
+                what = (
+                    f'Loss spike at iteration {iteration}: {loss:.4g} after a mean of '
+                    f'{mean:.4g} ({excess:.1f} standard deviations)'
+                )
+                names = _in_flight(runner, source)
+                self._found.append(_Finding(iteration, False, what, names))
+        losses.append(loss)
+
+    def _report(self, runner: Runner) -> None:
+        """Tell what was found since the last report; all processes call it together."""
+        found, self._found = self._found, []
+        if runner.world_size > 1:
+            anything = torch.tensor(len(found))
+            all_reduce(anything, 'max')
+            of_all = all_gather_object(found) if anything else []
+            found = [finding for of_one in of_all for finding in of_one]
+        by_iteration: dict[int, list[_Finding]] = defaultdict(list)
+        for finding in found:
+            by_iteration[finding.iteration].append(finding)
+        for _, findings in sorted(by_iteration.items()):
+            names = [name for finding in findings for name in finding.names]
+            names = some(list(dict.fromkeys(names))) or 'data without names'
+            worst = max(findings, key=attrgetter('fatal'))
+            if worst.fatal:
+                stop_for_good(
+                    runner.work_dir,
+                    f'{worst.what}: training stops and writes nothing more; the last '
+                    f'good checkpoint is {last_good(runner)}. Lower the learning rate, '
+                    'or use bfloat16 in place of float16, and continue with --resume. '
+                    f'In flight: {names}.',
+                )
+            runner.logger.warning(f'{worst.what}. In flight: {names}.')
+
+
+def due(runner: Runner, batch_idx: int, *kinds: type[Hook]) -> bool:
+    """Whether a hook of these kinds acts after this iteration."""
+    return any(
+        hook.every_n_inner_iters(batch_idx, hook.interval)
+        for hook in runner.hooks
+        if isinstance(hook, kinds)
+    )
+
+
+def some(names: list[str]) -> str:
+    """The first names of a list in words."""
+    text = ', '.join(names[:_NAMED])
+    more = len(names) - _NAMED
+    return text if more <= 0 else f'{text} and {more} more'
+
+
+def _in_flight(runner: Runner, source: tuple[list, list]) -> list[str]:
+    """Names of a step's shards, or else images, on this process."""
+    positions, paths = source
+    dataset = runner.train_dataloader.dataset
+    if isinstance(dataset, ImageTextShards) and positions:
+        return dataset.shard_names(positions)
+    return [str(path) for path in paths]

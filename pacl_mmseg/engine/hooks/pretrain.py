@@ -1,0 +1,186 @@
+"""Counters, reports and checkpoint contents of contrastive pretraining."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.shards import ImageTextShards
+from pacl_mmseg.datasets.token_cache import check_token_caches
+from pacl_mmseg.engine.batches import positions
+from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
+from pacl_mmseg.engine.hooks.loss_watch import due, some
+from pacl_mmseg.engine.loops import PretrainLoop, accumulated
+from pacl_mmseg.engine.phases import PhaseTimer
+from pacl_mmseg.models import ZeroShotTextHead
+from pacl_mmseg.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PretrainHook(Hook):
+    """Counters, reports and checkpoint contents of ``ContrastivePretrainRunner``.
+
+    The runner registers it by itself. Every iteration it follows the position in the
+    shards and logs ``samples_per_s`` (all processes) and ``data_wait``, the percentage
+    of the time for which the process waited for its next batch; on a GPU that is at
+    work meanwhile such a wait need not cost anything. (MMEngine's own ``data_time``
+    also has the time of checkpoints, logging and metrics in it.) Before validation and
+    test it compares the number of classes of the vocabulary with the dataset's. It
+    keeps validation from moving the random generators. Every ``report_interval``
+    iterations and at the end it reports the samples trained on, and, of this run and
+    over all processes, those of each source and those skipped; it lists shards found
+    broken in the log and in ``broken_shards.txt`` of the work directory.
+
+    Args:
+        report_interval: Iterations between two reports.
+        phases: Also log the seconds a step of each phase as ``phase_vision`` etc., see
+            :class:`PhaseTimer`, when the logger logs. Costs two function calls per
+            phase and step and, on a GPU, no waiting but with the log's other values.
+            Off by default only to keep the log's lines short.
+    """
+
+    priority = 55  # after the iteration timer, before the logger and checkpoints
+
+    def __init__(self, report_interval: int = 1000, phases: bool = False) -> None:
+        self.report_interval = report_interval
+        self.phases = phases
+        self._timer: PhaseTimer | None = None
+        self._reported = ''
+        self._broken: list[str] = []
+        self._waits: deque[float] = deque()
+
+    def before_run(self, runner: Runner) -> None:
+        if not hasattr(runner, 'rank_states'):
+            raise RuntimeError(
+                f'This config is not for {type(runner).__name__}: set runner_type = '
+                "'ContrastivePretrainRunner' and build the runner with "
+                'mmengine.registry.RUNNERS.build(config), as tools/train.py does.'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        check_token_caches(runner.cfg, runner.bare_model)
+        _check_accumulation(runner)
+        self._waits = deque(maxlen=runner.log_processor.window_size)
+        if self.phases:
+            self._timer = PhaseTimer(runner.model, runner.optim_wrapper)
+            runner.train_loop.phase_timer = self._timer
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        loop, hub = runner.train_loop, runner.message_hub
+        if not isinstance(loop, PretrainLoop):
+            return
+        loop.shard_progress.update(positions(data_batch))
+        self._waits.append(loop.data_seconds)
+        seconds = hub.get_scalar('train/time').mean(self._waits.maxlen)
+        if seconds > 0:
+            waited = fmean(self._waits)
+            hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
+            hub.update_scalar('train/data_wait', 100 * waited / seconds)
+        if self._timer is not None and due(runner, batch_idx, LoggerHook):
+            for name, value in self._timer.read().items():
+                hub.update_scalar(f'train/phase_{name}', value)
+        if self.every_n_train_iters(runner, self.report_interval):
+            self._report(runner, runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        self._report(runner, runner.iter)
+        if self._timer is not None:
+            self._timer.remove()
+            runner.train_loop.phase_timer = self._timer = None
+
+    def before_val(self, runner: Runner) -> None:
+        _check_vocabulary(runner, runner.val_dataloader.dataset)
+        runner.random_state_before_val = random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        set_random_state(runner.random_state_before_val)
+        runner.random_state_before_val = None
+
+    def before_test(self, runner: Runner) -> None:
+        _check_vocabulary(runner, runner.test_dataloader.dataset)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what resuming needs; leave only tensors and plain values."""
+        checkpoint['ranks'] = runner.rank_states
+        info = checkpoint.pop('message_hub')['runtime_info']
+        dropped = ('cfg', 'dataset_meta')  # in meta already
+        info = {k: v for k, v in plain(info).items() if k not in dropped}
+        checkpoint['message_hub'] = dict(
+            log_scalars={}, runtime_info=info, resumed_keys=dict.fromkeys(info, True)
+        )
+        contents: dict[str, Any] = plain(dict(checkpoint))
+        checkpoint.clear()
+        checkpoint.update(contents)
+
+    def _report(self, runner: Runner, iterations: int) -> None:
+        """Report what was read and skipped; all processes call it together."""
+        loop = runner.train_loop
+        if not isinstance(loop, PretrainLoop):
+            return
+        sources: dict[str, int] = {}
+        for samples in all_gather_object(dict(loop.shard_progress.samples)):
+            for name, number in samples.items():
+                sources[name] = sources.get(name, 0) + number
+        parts = [f'{number} of {name}' for name, number in sources.items()]
+        summary = ', '.join([*parts, sample_counts.summary(reduce=True)])
+        summary = f'{loop.samples(iterations)}; in this run {summary}'
+        if summary != self._reported:
+            runner.logger.info(f'Samples so far: {summary}')
+            self._reported = summary
+        dataset = loop.dataloader.dataset
+        if not isinstance(dataset, ImageTextShards):
+            return
+        broken = dataset.broken_shards(reduce=True)
+        if broken != self._broken and is_main_process():
+            self._broken = broken
+            runner.logger.warning(
+                f'{len(broken)} broken shards, passed over: {some(broken)}'
+            )
+            path = Path(runner.work_dir) / 'broken_shards.txt'
+            path.write_text(''.join(f'{name}\n' for name in broken))
+
+
+def _check_accumulation(runner: Runner) -> None:
+    """Complain if a checkpoint would be written between accumulated gradients."""
+    accumulate = accumulated(runner.optim_wrapper)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    hooks = [hook for hook in hooks if not hook.by_epoch]
+    name = 'default_hooks.checkpoint.interval'
+    intervals = [(name, hook.interval) for hook in hooks if hook.interval > 0]
+    if runner.val_loop is not None and any(hook.save_best for hook in hooks):
+        intervals.append(('train_cfg.val_interval', runner.val_interval))
+    for name, interval in intervals:
+        if interval % accumulate:
+            raise ValueError(
+                f'A checkpoint every {interval} iterations would fall amid an '
+                f'accumulation of {accumulate} gradients and could not be resumed: '
+                f'set {name} to a multiple of {accumulate}.'
+            )
+
+
+def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:
+    """Complain before the first image if predictions cannot be compared with labels."""
+    head = getattr(runner.bare_model, 'decode_head', None)
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if not isinstance(head, ZeroShotTextHead) or classes is None:
+        return
+    if len(classes) != head.num_classes:
+        raise ValueError(
+            f'The vocabulary has {head.num_classes} classes, but '
+            f'{type(dataset).__name__} has {len(classes)}: set '
+            'model.decode_head.dataset_name to the benchmark that is tested.'
+        )

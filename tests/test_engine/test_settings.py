@@ -1,0 +1,39 @@
+"""Settings that are refused before anything is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from pacl_mmseg.registry import RUNNERS
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('optim_wrapper.optimizer.lr', 'abc', r"optimizer\.lr is 'abc': give a number"),
+        ('train_cfg.max_iters', 0, 'max_iters is 0: give a whole number from 1'),
+        ('train_cfg.max_iters', 'abc', "max_iters is 'abc': give a whole number"),
+        ('env_cfg.dist', dict(timeout=5), "Did you mean 'dist_cfg'"),
+        (
+            'val_dataloader.persistent_workers',
+            True,
+            r'add val_dataloader\.persistent_workers=False val_dataloader\.prefetch',
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_in_force_is_refused(config, option, value, message):
+    config.merge_from_dict({option: value})
+    config.model = dict(type='NotBuilt')
+    with pytest.raises(ValueError, match=message):
+        RUNNERS.build(config)
+
+
+@pytest.mark.parametrize(('trained', 'interval'), [('neck', 240), ('backbone', 1000)])
+def test_the_default_interval_of_checkpoints(config, trained, interval):
+    config.default_hooks.checkpoint.interval = None
+    runner = RUNNERS.build(config)
+    if trained == 'backbone':
+        next(runner.model.backbone.parameters()).requires_grad_(True)
+    (hook,) = [h for h in runner.hooks if type(h).__name__ == 'PretrainCheckpointHook']
+    hook.before_run(runner)
+    assert hook.interval == interval
