@@ -179,9 +179,8 @@ def check_launcher(launcher: str) -> None:
     variable, program = LAUNCHED.get(launcher, (None, None))
     if variable and variable not in os.environ:
         raise ValueError(
-            f'--launcher {launcher} is for processes that {launcher} has started, and '
-            f'{variable} is not set here: start this with {program}, or leave out '
-            '--launcher.'
+            f'--launcher {launcher} is for what {program} has started, and this has '
+            f'not been ({variable} is not set): start it so, or leave out --launcher.'
         )
 
 
@@ -254,5 +253,5 @@ def reason_of(error: Exception) -> str:
     place = error.__traceback__
     while place.tb_next:
         place = place.tb_next
-    file = os.path.relpath(place.tb_frame.f_code.co_filename)
+    file = Path(*Path(place.tb_frame.f_code.co_filename).parts[-3:])
     return f'{type(error).__name__} in {file}:{place.tb_lineno}: {message}'

@@ -20,11 +20,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from pacl_mmseg.datasets.preparation.official import OFFICIAL
+from pacl_mmseg.models.decode_heads.zero_shot_text_head import resolve_vocabulary
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.paths import CONFIGS
-from pacl_mmseg.prompts import Vocabulary, get_templates
+from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import MODELS, kind_of, walk
 from pacl_mmseg.utils.names import check_name
 
@@ -454,11 +455,7 @@ def _text(model: Mapping) -> dict[str, Any]:
     head = _options(model, 'decode_head')
     if kind_of(head) != PARTS['decode_head']:  # one that is trained with masks
         return dict(template_count=None, names_sha256=None)
-    names = (
-        Vocabulary.from_list(head['vocabulary'])
-        if head['vocabulary']
-        else Vocabulary.from_dataset(head['dataset_name'])
-    )
+    names = resolve_vocabulary(head['vocabulary'], head['dataset_name'])
     pairs = zip(names.class_of, names.names, strict=True)
     lines = '\n'.join(f'{index} {name}' for index, name in pairs)
     return dict(

@@ -341,6 +341,12 @@ def test_other_heads_are_refused(tiny_model):
         MODELS.build(tiny_model)
 
 
+def test_train_cfg_has_no_options(tiny_model):
+    tiny_model.update(type='ZeroShotSegmentor', train_cfg=dict(warm=1))
+    with pytest.raises(ValueError, match='train_cfg has no options.*leave out warm'):
+        MODELS.build(tiny_model)
+
+
 def test_entropy_threshold_that_swallows_everything_warns(build):
     rule = dict(rule='entropy', threshold=1.5)
     with pytest.warns(UserWarning, match='whole image became background'):

@@ -180,7 +180,8 @@ def test_what_nothing_is_known_of_is_left_to_mmengine():
 def test_a_launcher_that_is_not_there(run, monkeypatch, launcher, variable, program):
     monkeypatch.delenv(variable, raising=False)
     sentence = run('test', CLIP, '--launcher', launcher)
-    assert f'{variable} is not set here: start this with {program}' in sentence
+    assert f'is for what {program}' in sentence
+    assert f'{variable} is not set' in sentence
 
 
 def test_input_that_is_not_there(run, tmp_path):
@@ -190,6 +191,11 @@ def test_input_that_is_not_there(run, tmp_path):
     assert 'set test_dataloader.dataset.data_root to where it is' in sentence
     sentence = run('test', PACL, str(tmp_path / 'no.pth'))
     assert 'There is no checkpoint' in sentence
+
+
+def test_no_vocabulary(run):
+    options = ['--cfg-options', 'model.decode_head.dataset_name=None']
+    assert run('test', CLIP, *options) == 'Give either vocabulary or dataset_name.'
 
 
 def test_a_vocabulary_of_another_benchmark(run):

@@ -59,7 +59,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         align_corners: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        names = _resolve_vocabulary(vocabulary, dataset_name)
+        names = resolve_vocabulary(vocabulary, dataset_name)
         encoder = MODELS.build(text_encoder)
         super().__init__(
             in_channels=encoder.embed_dims,
@@ -93,7 +93,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         The segmentor around this head keeps its own count of classes for sliding
         windows: :func:`pacl_mmseg.apis.set_vocabulary` updates both.
         """
-        names = _resolve_vocabulary(vocabulary, dataset_name)
+        names = resolve_vocabulary(vocabulary, dataset_name)
         if templates is not None:
             self.templates = get_templates(templates)
         self.vocabulary = names
@@ -202,9 +202,14 @@ class ZeroShotTextHead(BaseDecodeHead):
         return maps, cls_tokens
 
 
-def _resolve_vocabulary(
+def resolve_vocabulary(
     vocabulary: Sequence[str | Sequence[str]] | None, dataset_name: str | None
 ) -> Vocabulary:
+    """The vocabulary that either of a head's two arguments gives.
+
+    Raises:
+        ValueError: Both are given, or none; or it is no vocabulary.
+    """
     if (vocabulary is None) == (dataset_name is None):
         raise ValueError('Give either vocabulary or dataset_name.')
     if dataset_name is not None:

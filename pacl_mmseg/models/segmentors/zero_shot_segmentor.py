@@ -73,6 +73,10 @@ class ZeroShotSegmentor(EncoderDecoder):
                 tower['clip'] = clip
         super().__init__(**kwargs)
         Decoding.from_test_cfg(self.test_cfg)  # complain now, not when testing
+        if self.train_cfg:
+            raise ValueError(
+                f'train_cfg has no options here: leave out {", ".join(self.train_cfg)}.'
+            )
         if not isinstance(self.decode_head, ZeroShotTextHead):
             raise ValueError(
                 'ZeroShotSegmentor needs a ZeroShotTextHead, not a '
