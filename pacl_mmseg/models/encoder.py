@@ -30,7 +30,7 @@ def hand_over(model: Mapping) -> ConfigDict:
     Parts are those, at any depth, whose type has ``encoder_keys``, the arguments of
     theirs that it fills; of a tower, ``encoder_tower`` says which it is. Without vision
     tower the data preprocessor prepares images for another encoder: it gets what it
-    does not say itself, and no precision.
+    does not say itself, but no precision.
 
     Args:
         model: Config of a segmentor, with ``encoder`` or without, as stock ones are, or
@@ -53,10 +53,13 @@ def hand_over(model: Mapping) -> ConfigDict:
     if encoder is None:
         _check_equal(parts, 'visual' in towers)
         return model
+    if not isinstance(encoder, Mapping) or 'model' not in encoder:
+        raise ValueError(
+            'model.encoder is a dict that names an open_clip `model`, as in '
+            f"dict(model='ViT-B-16-quickgelu', pretrained='openai'), not {encoder!r}."
+        )
     for key in encoder:
         check_name('key of model.encoder', key, ENCODER_KEYS)
-    if 'model' not in encoder:
-        raise ValueError('model.encoder names no open_clip model: set its `model`.')
     if not any(towers):
         raise ValueError(
             'model.encoder reaches no part: neither backbone nor text encoder takes an '
@@ -66,8 +69,8 @@ def hand_over(model: Mapping) -> ConfigDict:
         if tower or 'visual' in towers:
             _give(encoder, part, MODELS, place)
         elif 'model' not in part:
-            images = {key: encoder[key] for key in encoder if key != 'dtype'}
-            _give(images, part, MODELS, place)
+            known = ('model', 'pretrained')
+            part.update({key: encoder[key] for key in known if key in encoder})
     return model
 
 

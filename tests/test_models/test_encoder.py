@@ -173,8 +173,9 @@ def test_a_part_that_says_another_is_refused(ours, place):
 def test_other_mistakes(ours):
     with pytest.raises(ValueError, match="'pretraned'.*Did you mean 'pretrained'"):
         MODELS.build(dict(ours, encoder=dict(ours.encoder, pretraned='openai')))
-    with pytest.raises(ValueError, match='names no open_clip model: set its `model`'):
-        MODELS.build(dict(ours, encoder=dict(pretrained='openai')))
+    for lacking in (dict(pretrained='openai'), 'ViT-B-16'):
+        with pytest.raises(ValueError, match='names an open_clip `model`, as in'):
+            MODELS.build(dict(ours, encoder=lacking))
     lone = dict(type='ZeroShotSegmentor', encoder=dict(model='ViT-B-16'))
     with pytest.raises(ValueError, match='reaches no part'):
         hand_over(dict(lone, backbone=dict(type='ResNetV1c', depth=18)))
@@ -219,6 +220,9 @@ def test_under_another_backbone_it_is_the_texts(ours):
     model = MODELS.build(ours).eval()
     assert model.decode_head.text_encoder.text.ln_final.weight.dtype == torch.bfloat16
     assert model.data_preprocessor.dtype == torch.float32  # of another encoder
+    other = dict(model='ViT-B-16', pretrained=None, dtype='bfloat16')
+    ours.data_preprocessor.update(other)
+    assert hand_over(ours).data_preprocessor == dict(ours.data_preprocessor, **other)
     data = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8)])
     (result,) = model.predict(model.data_preprocessor(data)['inputs'])
     assert result.pred_sem_seg.data.shape == (1, 64, 64)
