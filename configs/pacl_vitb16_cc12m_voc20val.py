@@ -12,9 +12,7 @@ max_iters = 30330
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
 default_hooks = dict(
     pretrain=dict(phases=True),
-    # Pictures are drawn where training iterations and validation images together are a
-    # multiple of `interval`: of the same images each time, as it divides val_interval.
-    visualization=dict(draw=True, interval=max_iters // 90),
+    visualization=dict(draw=True, interval=300),  # of every 300th of 1,449 images
 )
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)

@@ -28,21 +28,19 @@ def test_curves_and_pictures_in_tensorboard(config, tmp_path):
     for name in ('samples_per_s', 'data_wait', 'lr'):
         assert name in scalars
     assert [event.step for event in events.Scalars('mIoU')] == [2, 4]
-    # Every other image, the same ones in each validation.
+    # Every other of the four images, the same ones in each validation.
     pictures = {tag: events.Images(tag) for tag in events.Tags()['images']}
-    assert len(pictures) == 2
-    assert sorted(event.step for shown in pictures.values() for event in shown) == [
-        *(2, 4),  # iteration 2, images 0 and 2
-        *(4, 6),
-    ]
+    assert {Path(tag).name for tag in pictures} == {
+        'val_000000.png',
+        'val_000002.png',
+    }
+    for shown in pictures.values():
+        assert [event.step for event in shown] == [2, 4]
 
 
-def test_pictures_of_the_experiment_are_of_fixed_images():
+def test_the_experiment_validates_as_it_trains():
     config = Config.fromfile(ROOT / 'configs' / 'pacl_vitb16_cc12m_voc20val.py')
-    interval = config.default_hooks.visualization.interval
-    assert config.train_cfg.val_interval % interval == 0
-    assert config.train_cfg.max_iters % interval == 0
-    assert 3 <= 1449 / interval <= 8
+    assert config.default_hooks.visualization.draw
     assert config.val_dataloader.dataset.type == 'PascalVOC20Dataset'
     assert 'ImageTextShards' in str(config.train_dataloader)
 

@@ -17,5 +17,5 @@ default_hooks = dict(
     checkpoint=dict(type='PretrainCheckpointHook', interval=None, max_keep_ckpts=3),
     pretrain=dict(type='PretrainHook', report_interval=1000, phases=False),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='PretrainVisualizationHook'),
 )
