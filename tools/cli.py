@@ -208,6 +208,8 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except Exception as error:
+        # MMEngine raises those of hooks anew, without where they came from.
+        error.__suppress_context__ = False
         log_traceback()
         expected = isinstance(error, EXPECTED_ERRORS) or not batches_done()
         if '--traceback' in sys.argv or not expected:

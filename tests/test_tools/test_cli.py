@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 
 from pacl_mmseg.apis.checking import check_config
 from pacl_mmseg.datasets.preparation import OFFICIAL
+from pacl_mmseg.registry import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
+PACL, CLIP = 'configs/small_world/pacl.py', 'configs/small_world/clip.py'
 TOOLS = [p for p in (ROOT / 'tools').rglob('*.py') if p.stem != 'cli']
 
 
@@ -119,13 +122,45 @@ def test_mistakes_after_the_first_batch_keep_their_traceback(
     assert 'in trip' not in capsys.readouterr().out  # the interpreter's to show
 
 
+@HOOKS.register_module(force=True)
+class Mistake(Hook):
+    """A mistake in the program, behind the given number of batches."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter == self.after:
+            raise TypeError('a mistake')
+
+
+@pytest.mark.parametrize('after', [0, 1])
+def test_a_mistake_in_a_run(cli, tmp_path, after):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"""
+_base_ = ['{ROOT}/{PACL}']
+custom_hooks = [dict(type='Mistake', after={after})]
+experiment_name = 'mistake{after}'
+visualizer = dict(name='mistake{after}')
+train_cfg = dict(val_interval=100)
+loader = dict(batch_size=4, num_workers=0, persistent_workers=False)
+train_dataloader = dict(dataset=dict(dataset=dict(num_scenes=8)), **loader)
+val_dataloader = dict(dataset=dict(num_scenes=2), **loader)
+"""
+    )
+    main = runpy.run_path(str(ROOT / 'tools' / 'train.py'))['main']
+    arguments = [str(config), '--work-dir', str(tmp_path / 'run')]
+    with pytest.raises(TypeError if after else SystemExit, match='a mistake'):
+        cli.run(lambda: main(arguments))
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert "raise TypeError('a mistake')" in log.read_text()
+
+
 def test_traceback_on_request(cli, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['tool', '--traceback'])
     with pytest.raises(ValueError, match='x'):
         cli.run(lambda: trip(ValueError('x')))
-
-
-PACL, CLIP = 'configs/small_world/pacl.py', 'configs/small_world/clip.py'
 
 
 MISSPELT = """
