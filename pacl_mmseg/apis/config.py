@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -11,9 +12,12 @@ from mmengine.runner import Runner
 
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.models.encoder import hand_over
+from pacl_mmseg.models.segmentors.decoding import Decoding
 from pacl_mmseg.registry import kind_of
 from pacl_mmseg.utils.names import did_you_mean
 
+# Options of ``test_cfg`` that MMSeg's segmentors take.
+MMSEG_DECODING = ('mode', 'crop_size', 'stride')
 # What MMEngine's runner and MMSeg's tools look for in a config.
 _RUNNER_KEYS = (
     *inspect.signature(Runner).parameters,
@@ -154,10 +158,15 @@ def check_encoder(config: Config) -> None:
     model = config.get('model')
     if not isinstance(model, Mapping):
         return
-    if model.get('encoder') and kind_of(model) == 'EncoderDecoder':
-        raise ValueError(
-            "model.encoder is for a ZeroShotSegmentor; in MMSeg's EncoderDecoder "
-            'data_preprocessor, backbone and decode_head.text_encoder say model and '
-            'pretrained themselves.'
-        )
+    if kind_of(model) == 'EncoderDecoder':
+        foreign = ['encoder'] if model.get('encoder') else []
+        own = {option.name for option in fields(Decoding)} - set(MMSEG_DECODING)
+        foreign += [f'test_cfg.{k}' for k in model.get('test_cfg') or () if k in own]
+        if foreign:
+            raise ValueError(
+                f"MMSeg's EncoderDecoder does not take {', '.join(foreign)}: inherit "
+                'from configs/pacl_voc20_stock.py, where data_preprocessor, backbone '
+                'and decode_head.text_encoder say model and pretrained themselves, or '
+                'use a ZeroShotSegmentor.'
+            )
     hand_over(model)

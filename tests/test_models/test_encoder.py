@@ -201,7 +201,7 @@ def test_parts_of_ours_may_say_it_as_in_configs_of_before(tiny_model):
 
 
 def test_a_stock_segmentor_has_no_encoder(config):
-    with pytest.raises(ValueError, match='model.encoder is for a ZeroShotSegmentor'):
+    with pytest.raises(ValueError, match='EncoderDecoder does not take encoder'):
         load_config(config, {'model.type': 'EncoderDecoder'})
     # But is built from what ours hands over, and equal.
     cfg = load_config(config)

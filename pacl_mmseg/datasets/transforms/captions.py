@@ -13,6 +13,11 @@ from pacl_mmseg.models.open_clip_model import build_tokenizer, check_named
 from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import TRANSFORMS
 
+# open_clip's own tokenizer remembers the tokens of every word it has met, which over
+# web captions never ends: it is made to forget them once there are so many, some 30 MB
+# a worker.
+MAX_WORDS = 200_000
+
 
 @TRANSFORMS.register_module()
 class PickCaption(BaseTransform):
@@ -195,9 +200,6 @@ class TokenizeCaption(BaseTransform):
     Args:
         model (str | dict, optional): An open_clip model name, or an architecture given
             as a dict. ``ContrastivePretrainRunner`` gives that of the model's encoder.
-        max_words (int): open_clip's own tokenizer remembers the tokens of every word
-            it has met, which over web captions never ends; it is made to forget them
-            once there are so many. Defaults to 200000, some 30 MB a worker.
 
     Raises:
         ValueError: If the model is unknown, or nobody named one.
@@ -205,12 +207,9 @@ class TokenizeCaption(BaseTransform):
 
     encoder_keys = ('model',)
 
-    def __init__(
-        self, model: str | Mapping | None = None, max_words: int = 200_000
-    ) -> None:
+    def __init__(self, model: str | Mapping | None = None) -> None:
         check_named(self, model)
         self.tokenizer = build_tokenizer(model)
-        self.max_words = max_words
         self._words: dict[str, str] = getattr(self.tokenizer, 'cache', {})
         self._special = dict(self._words)
 
@@ -224,13 +223,13 @@ class TokenizeCaption(BaseTransform):
             dict: The sample.
         """
         results['text_tokens'] = self.tokenizer([results['caption']])[0]
-        if len(self._words) > self.max_words:
+        if len(self._words) > MAX_WORDS:
             self._words.clear()
             self._words.update(self._special)
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(max_words={self.max_words})'
+        return f'{type(self).__name__}()'
 
 
 def _load_spacy(model: str):

@@ -25,6 +25,10 @@ POOLINGS = ('pairwise', 'own_caption')
 # Images whose weights are looked at for the log: enough for a mean.
 STATISTICS_IMAGES = 256
 
+# Bounds of a learnt weight scale. At the least one all patches weigh the same to 2 %,
+# at the largest a patch outweighs another that is 0.07 less similar a thousand times.
+LEAST, LARGEST = 0.01, 100.0
+
 
 @MODELS.register_module()
 class CompatibilityFunction(nn.Module):
@@ -42,9 +46,6 @@ class CompatibilityFunction(nn.Module):
             draw the factor to 1: ``optim_wrapper.paramwise_cfg=dict(custom_keys={
             'log_weight_scale': dict(decay_mult=0.)})``. Otherwise the module has no
             parameters.
-        weight_scale_bounds: Least and largest value of a learnt factor. At the
-            default least one all patches weigh the same to 2 %, at the largest a
-            patch outweighs another that is 0.07 less similar a thousand times.
         normalize_first: Bring patch tokens to unit length before pooling; by default
             not, as in the paper's figure.
         renormalize: Bring pooled vectors to unit length, as the paper does.
@@ -67,7 +68,6 @@ class CompatibilityFunction(nn.Module):
         mode: str = 'softmax',
         weight_scale: float | None = None,
         learnable: bool = False,
-        weight_scale_bounds: tuple[float, float] = (0.01, 100.0),
         normalize_first: bool = False,
         renormalize: bool = True,
         pooling: str = 'pairwise',
@@ -96,7 +96,6 @@ class CompatibilityFunction(nn.Module):
             weight_scale = DEFAULT_WEIGHT_SCALE.get(mode)
         self.mode = mode
         self.learnable = learnable
-        self.weight_scale_bounds = tuple(weight_scale_bounds)
         self.normalize_first = normalize_first
         self.renormalize = renormalize
         self.pooling = pooling
@@ -106,11 +105,10 @@ class CompatibilityFunction(nn.Module):
             max_block_elements=max_block_elements,
         )
         if learnable:
-            least, largest = self.weight_scale_bounds
-            if not 0 < least <= weight_scale <= largest:
+            if not LEAST <= weight_scale <= LARGEST:
                 raise ValueError(
-                    f'A learnt weight_scale must be positive and within its bounds '
-                    f'{self.weight_scale_bounds}, unlike {weight_scale}.'
+                    f'A learnt weight_scale must be from {LEAST} to {LARGEST}, unlike '
+                    f'{weight_scale}.'
                 )
             log_scale = torch.tensor(math.log(weight_scale), dtype=torch.float32)
             self.log_weight_scale = nn.Parameter(log_scale)
@@ -124,9 +122,8 @@ class CompatibilityFunction(nn.Module):
             return self.fixed_weight_scale
         # The parameter itself is clamped: clamping its exponential would stop the
         # gradient that can bring it back.
-        least, largest = self.weight_scale_bounds
         with torch.no_grad():
-            self.log_weight_scale.clamp_(math.log(least), math.log(largest))
+            self.log_weight_scale.clamp_(math.log(LEAST), math.log(LARGEST))
         return self.log_weight_scale.exp()
 
     def forward(

@@ -19,6 +19,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
 
+MAX_LOGIT_SCALE = 100.0  # of a learnt one, as CLIP's
+
 
 @MODELS.register_module()
 class InfoNCELoss(nn.Module):
@@ -39,7 +41,6 @@ class InfoNCELoss(nn.Module):
             temperature, so it is an option; the default is tau = 0.07 fixed.
         learnable: Train the factor's logarithm, as CLIP does. Otherwise the module
             has no parameters.
-        max_logit_scale: Upper bound of a learnable factor; CLIP's is 100.
         mask_duplicates: Do not count a pair's image and a text of the same id as its
             own text as a negative, nor in the accuracies. Needs ``text_ids``.
         loss_weight: Factor on the loss.
@@ -54,22 +55,20 @@ class InfoNCELoss(nn.Module):
         self,
         logit_scale: float = 1 / 0.07,
         learnable: bool = False,
-        max_logit_scale: float = 100.0,
         mask_duplicates: bool = True,
         loss_weight: float = 1.0,
         loss_name: str = 'loss_infonce',
     ) -> None:
         super().__init__()
-        if logit_scale <= 0 or max_logit_scale <= 0:
-            raise ValueError('logit_scale and max_logit_scale must be positive.')
-        if learnable and logit_scale > max_logit_scale:
+        if logit_scale <= 0:
+            raise ValueError('logit_scale must be positive.')
+        if learnable and logit_scale > MAX_LOGIT_SCALE:
             raise ValueError(
-                f'logit_scale {logit_scale} is above max_logit_scale {max_logit_scale}.'
+                f'A learnt logit_scale is at most {MAX_LOGIT_SCALE}, not {logit_scale}.'
             )
         if 'loss' not in loss_name:
             raise ValueError(f"loss_name must contain 'loss', unlike {loss_name!r}.")
         self.learnable = learnable
-        self.max_logit_scale = max_logit_scale
         self.mask_duplicates = mask_duplicates
         self.loss_weight = loss_weight
         self.loss_name = loss_name
@@ -87,7 +86,7 @@ class InfoNCELoss(nn.Module):
         # The parameter itself is clamped, as in CLIP: clamping its exponential would
         # stop the gradient that can bring it back below the bound.
         with torch.no_grad():
-            self.log_logit_scale.clamp_(max=math.log(self.max_logit_scale))
+            self.log_logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         return self.log_logit_scale.exp()
 
     def forward(
