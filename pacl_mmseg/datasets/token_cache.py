@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -373,8 +373,9 @@ class _Writer:
         """Write a file whole or not at all."""
         try:
             with whole_file(path) as part:
-                save_file(tensors, part, metadata)
-        except (OSError, SafetensorError) as error:
+                # Not save_file, which lets nobody else read what it writes.
+                part.write_bytes(save(tensors, metadata))
+        except OSError as error:
             raise OSError(
                 f'{path} could not be written ({error}); finished files are kept: '
                 'make room and run this again.'
