@@ -24,8 +24,8 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 PROTOCOLS = ('sclip', 'clearclip', 'naclip', 'naclip_pamr', 'dinoiser', 'pacl_paper')
 # What a launcher sets, and how to get it.
 LAUNCHED = {
-    'pytorch': ('RANK', 'torchrun, or tools/dist_train.sh'),
-    'slurm': ('SLURM_PROCID', 'srun, or tools/slurm_train.sh'),
+    'pytorch': ('RANK', 'torchrun (tools/dist_train.sh)'),
+    'slurm': ('SLURM_PROCID', 'srun (tools/slurm_train.sh)'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
 

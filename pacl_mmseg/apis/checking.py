@@ -48,7 +48,7 @@ def check_config(config: Config) -> None:
     hooks = config.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
-            known = [n for n, other in hooks.items() if 'type' in (other or {})]
+            known = [n for n, other in hooks.items() if other is not hook]
             raise ValueError(
                 f'default_hooks.{name} has no type, which a new hook needs.'
                 + did_you_mean(name, known)
@@ -73,11 +73,10 @@ def _registries() -> list[Registry]:
     return [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)]
 
 
-@functools.cache
 def _registered(kind: Any) -> list:
     """All that a type may mean; its registry depends on who builds it."""
     if not isinstance(kind, str):
-        return [kind]
+        return [kind] if callable(kind) else []
     found = [registry.get(kind) for registry in _registries()]
     return [taker for taker in found if taker is not None]
 

@@ -53,6 +53,7 @@ def init_model(
     if checkpoint is not None:
         content = load_checkpoint_file(checkpoint)
         weights = content.get('state_dict', content)
+        weights = {k.removeprefix('module.'): v for k, v in weights.items()}
         check_fit(weights, model, checkpoint)
         model.load_state_dict(weights, strict=False)  # without what is frozen
         meta = content.get('meta') or {}
