@@ -12,19 +12,11 @@ Time: the implementations take turns in one process, after one warm-up each; the
 of ``--repeat`` turns are printed, forward and backward apart. It is wall time; on the
 CPU with ``--threads 1`` the process' own, which other programs disturb less.
 
-Matrix rate: two floors of an implementation in blocks take turns with it.
-
-* ``products alone``: the matrix products of one pass of the blocks, recorded from it
-  (operators, shapes, strides and types) and run one after the other, without anything
-  between them: as many calls between two synchronisations as one pass makes. Backward
-  multiplies anew what forward did not keep.
-* ``device``: the multiply-adds that ``multiply_adds`` of
-  pacl_mmseg/ops/compatibility_blockwise.py counts, at the rate of large square products
-  of the same type in a row: the device's own matrix rate, whatever the shapes are.
-
-``of products`` and ``of device`` are these floors over the measured time. On the CPU
-products of 16-bit operands are computed in float32, and that is what both floors
-measure.
+Matrix rate: a floor takes turns with the implementations, ``device``, the multiply-adds
+that ``multiply_adds`` of pacl_mmseg/ops/compatibility_blockwise.py counts, at the rate
+of large square products of the same type in a row: the device's own matrix rate,
+whatever the shapes are. ``of device`` is this floor over the measured time. On the CPU
+products of 16-bit operands are computed in float32, and that is what it measures.
 
 ``--json FILE`` writes seconds and bytes there too.
 
@@ -41,7 +33,6 @@ threads then wait for one another at each operator.
 """
 
 import argparse
-import functools
 import json
 import math
 import statistics
@@ -54,13 +45,11 @@ from pathlib import Path
 import torch
 from memory import process_bytes
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pacl_mmseg.ops import compatibility, compatibility_reference
 from pacl_mmseg.ops.compatibility_blockwise import multiply_adds
 
 IMPLEMENTATIONS = ('reference', 'blockwise')
-PRODUCTS = 'products alone'
 DEVICE = 'device'
 DIRECTIONS = ('forward', 'backward')
 
@@ -118,66 +107,6 @@ def time_step(
     return {'forward': forward, 'backward': backward}
 
 
-class RecordedProducts(TorchDispatchMode):
-    """Records the matrix products of what runs in it, to run them again alone."""
-
-    names = ('aten::mm', 'aten::bmm', 'aten::addmm_', 'aten::baddbmm_')
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Callable[[], object]] = []
-        self.multiply_adds = 0
-        self.dtype: torch.dtype | None = None
-        # One call serves all with operands of the same shapes, strides and types.
-        self._known: dict[str, Callable[[], object]] = {}
-
-    def __torch_dispatch__(
-        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        kwargs = kwargs or {}
-        if func.name().split('.')[0] in self.names:
-            shapes = [
-                (tuple(x.shape), x.stride(), x.dtype) if isinstance(x, Tensor) else x
-                for x in args
-            ]
-            key = repr((func, shapes, kwargs))
-            if key not in self._known:
-                # Real values: what zeros take is not what numbers take.
-                others = [
-                    torch.empty_strided(
-                        x.shape, x.stride(), dtype=x.dtype, device=x.device
-                    ).normal_()
-                    if isinstance(x, Tensor)
-                    else x
-                    for x in args
-                ]
-                self._known[key] = functools.partial(func, *others, **kwargs)
-            self.calls.append(self._known[key])
-            left, right = args[-2:]
-            self.multiply_adds += left.numel() * right.shape[-1]
-            self.dtype = right.dtype
-        return func(*args, **kwargs)
-
-    def run(self) -> None:
-        """All products, one after the other."""
-        for call in self.calls:
-            call()
-
-
-def record_products(
-    tokens: Tensor, texts: Tensor, options: argparse.Namespace
-) -> dict[str, RecordedProducts]:
-    """The products of the blocks' forward and backward."""
-    tokens.grad = None
-    plain = argparse.Namespace(**{**vars(options), 'compile': False})
-    recorded = {'forward': RecordedProducts(), 'backward': RecordedProducts()}
-    with recorded['forward']:
-        phi = function('blockwise', plain)(tokens, texts)
-    with recorded['backward']:
-        phi.backward(torch.ones_like(phi))
-    return recorded
-
-
 def count_products(size: int, options: argparse.Namespace) -> dict[str, int]:
     """Multiply-adds of forward and of backward."""
     products = multiply_adds(size, size, options.tokens, options.dim)
@@ -200,21 +129,17 @@ def time_device(dtype: torch.dtype, options: argparse.Namespace) -> float:
 def measure_time(
     names: list[str], size: int, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Median seconds of forward and backward of each, of the products and device."""
+    """Median seconds of forward and backward of each, and of the device."""
     torch._dynamo.reset()  # or sizes after the first would have code for any size
     tokens, texts = make_inputs(size, options)
-    products = record_products(tokens, texts, options)
     counts = count_products(size, options)
-    recorded = {way: products[way].multiply_adds for way in DIRECTIONS}
-    if recorded != counts:
-        raise RuntimeError(f'The products of {recorded} do not add up to {counts}.')
-    turns = {name: [] for name in [DEVICE, PRODUCTS, *names]}
+    name = options.matmul_dtype if options.device == 'cuda' else None
+    wide = 'float64' if options.dtype == 'float64' else 'float32'
+    dtype = getattr(torch, name or wide)  # of the blocks' products
+    turns = {name: [] for name in [DEVICE, *names]}
     for _ in range(options.repeat + 1):
-        rate = time_device(products['forward'].dtype, options)
+        rate = time_device(dtype, options)
         turns[DEVICE].append({way: rate * counts[way] for way in DIRECTIONS})
-        turns[PRODUCTS].append(
-            {way: timed(options, products[way].run)[0] for way in DIRECTIONS}
-        )
         for name in names:
             turns[name].append(time_step(name, tokens, texts, options))
     return {
@@ -345,7 +270,7 @@ def main() -> None:
     )
     print(
         f'{"B = N":>6} {"implementation":>15} '
-        + ''.join(f'{way:>10} of products of device ' for way in DIRECTIONS)
+        + ''.join(f'{way:>10} of device ' for way in DIRECTIONS)
         + 'extra memory'
     )
     results = []
@@ -361,20 +286,15 @@ def main() -> None:
         for name, taken in times.items():
             line = f'{size:>6} {name:>15} '
             for way in DIRECTIONS:
-                shares = [
-                    times[floor][way] / taken[way] for floor in (PRODUCTS, DEVICE)
-                ]
-                line += f'{taken[way]:>8.4f} s {shares[0]:>11.0%} {shares[1]:>9.0%} '
+                line += f'{taken[way]:>8.4f} s {times[DEVICE][way] / taken[way]:>9.0%} '
             if name in memory:
                 line += f'{memory[name] / 1e6:>9.1f} MB'
             print(line, flush=True)
         for way, count in count_products(size, options).items():
-            rates = [
-                2 * count / times[floor][way] / 1e12 for floor in (PRODUCTS, DEVICE)
-            ]
+            rate = 2 * count / times[DEVICE][way] / 1e12
             print(
-                f'{size:>6} {way} has {count:.4g} multiply-adds: {rates[0]:.4g} '
-                f'TFLOP/s alone, {rates[1]:.4g} TFLOP/s the device'
+                f'{size:>6} {way} has {count:.4g} multiply-adds, of which the device '
+                f'does {rate:.4g} TFLOP/s'
             )
     if options.json:
         options.json.write_text(json.dumps(results))

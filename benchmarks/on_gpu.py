@@ -133,12 +133,8 @@ def table(record: dict[str, Any]) -> str:
     for phi in results['phi'] or ():
         seconds = phi['seconds']
         for way, taken in seconds['blockwise'].items():
-            shares = [
-                f'{seconds[floor][way] / taken:.0%}'
-                for floor in ('device', 'products alone')
-            ]
-            name = f'φ {way}, B = N = {phi["size"]}: share of the matrix rate'
-            rows[f'{name} (of the products alone)'] = f'{shares[0]} ({shares[1]})'
+            name = f"φ {way}, B = N = {phi['size']}: share of the device's matrix rate"
+            rows[name] = f'{seconds["device"][way] / taken:.0%}'
     if nouns := results['noun prompts']:
         ratio = nouns['seconds']['apart'] / nouns['seconds']['step']
         name = 'small world, noun prompts: a step that takes equal texts apart / a step'

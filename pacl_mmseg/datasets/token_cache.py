@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain, islice
@@ -199,7 +198,7 @@ def write_token_cache(
         ValueError: If an option is bad, ``transforms`` draw random numbers, images
             differ in size, tokens are not finite, no image can be used, or the folder
             has tokens that were made with something else.
-        OSError: If the disk has not enough space, at once or by and by.
+        OSError: If the disk is full.
         RuntimeError: If another process writes the same cache.
     """
     if dtype not in DTYPES:
@@ -264,13 +263,11 @@ class _Writer:
         with torch.autocast(device, enabled=False), torch.inference_mode():
             for file, part in zip(todo, batches, strict=True):
                 print(f'{self.paths[file]}; {left:,} images to go', flush=True)
-                written += self._write(file, islice(loaded, len(part)), left)
+                written += self._write(file, islice(loaded, len(part)))
                 left -= sum(map(len, part))
         return dict(self._write_index(), written=written)
 
-    def _write(
-        self, file: int, batches: Iterable[tuple[Tensor, Tensor]], left: int
-    ) -> int:
+    def _write(self, file: int, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
         """Encode the images of a file and write it; returns how many are in it."""
         parts = []
         squares = np.zeros(2)  # of errors and of tokens
@@ -282,7 +279,6 @@ class _Writer:
             error = unpack_tokens(packed).double() - tokens
             squares += [x.double().square().sum().item() for x in (error, tokens)]
             parts.append(dict({k: v.cpu() for k, v in packed.items()}, names=names))
-            self._check_space(left * sum(v[0].nbytes for v in packed.values()))
         keys = parts[0] if parts else ()
         tensors = {key: torch.cat([part[key] for part in parts]) for key in keys}
         rows = [row_checksum(row) for row in _rows(tensors)]
@@ -360,15 +356,6 @@ class _Writer:
         names = self.images.names[file * self.step : (file + 1) * self.step]
         return blake2b(names.tobytes(), digest_size=16).hexdigest()
 
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self.root).free
-        if needed > free:
-            raise OSError(
-                f'{self.root} still needs {needed / 1e9:,.1f} GB, and '
-                f'{free / 1e9:,.1f} are free there: make room and run this again, '
-                'which goes on, or give another folder with --out.'
-            )
-
     def _save(self, path: Path, tensors: dict[str, Tensor], metadata: dict) -> None:
         """Write a file whole or not at all."""
         try:
@@ -378,7 +365,7 @@ class _Writer:
         except OSError as error:
             raise OSError(
                 f'{path} could not be written ({error}); finished files are kept: '
-                'make room and run this again.'
+                'make room and run this again, or give another folder with --out.'
             ) from error
 
 
