@@ -146,7 +146,6 @@ def config_from(args: argparse.Namespace) -> Config:
         ValueError: The config, or an argument, says what nothing understands.
     """
     from pacl_mmseg.apis import apply_options, load_config
-    from pacl_mmseg.apis.checking import check_config
 
     check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -162,7 +161,6 @@ def config_from(args: argparse.Namespace) -> Config:
 
         apply_protocol(cfg, args.protocol, cfg.benchmark)
     apply_options(cfg, options_from(args))
-    check_config(cfg)
     cfg.launcher = args.launcher
     parts = [Path(args.config).stem, getattr(args, 'protocol', None)]
     default = Path('work_dirs') / '_'.join(filter(None, parts))

@@ -31,6 +31,7 @@ _BUILDERS = (
 # Where layers come from, which MMCV builds in ways of its own.
 _LAYERS = ('torch.nn', 'mmcv.cnn', 'mmcv.ops', 'mmengine.utils')
 _RUNNER = inspect.signature(Runner).parameters
+_FOUND: dict[str, list] = {}  # looking in all registries takes a while
 _NEAR = 0.8  # as alike as a name and its misspelling are
 
 
@@ -77,8 +78,13 @@ def _registered(kind: Any) -> list:
     """All that a type may mean; its registry depends on who builds it."""
     if not isinstance(kind, str):
         return [kind] if callable(kind) else []
-    found = [registry.get(kind) for registry in _registries()]
-    return [taker for taker in found if taker is not None]
+    if kind not in _FOUND:
+        found = [registry.get(kind) for registry in _registries()]
+        found = [taker for taker in found if taker is not None]
+        if not found:  # yet
+            return []
+        _FOUND[kind] = found
+    return _FOUND[kind]
 
 
 def _names() -> set[str]:

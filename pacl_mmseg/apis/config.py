@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from pacl_mmseg.apis.checking import check_config
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.segmentors.decoding import Decoding
@@ -55,7 +56,8 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
 
     Raises:
         ValueError: A key begins with what is neither in the config nor known to
-            MMEngine, which would go unnoticed; or as :func:`check_encoder`.
+            MMEngine, which would go unnoticed; or as :func:`check_encoder` and
+            :func:`~pacl_mmseg.apis.checking.check_config`.
     """
     for key in options or {}:
         first = key.split('.')[0]
@@ -69,6 +71,7 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
             )
     config.merge_from_dict(dict(options or {}))
     check_encoder(config)
+    check_config(config)
 
 
 def read_options(words: Sequence[str] | None) -> dict[str, Any]:

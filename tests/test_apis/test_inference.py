@@ -23,7 +23,8 @@ def config(tiny_model) -> Config:
             test_pipeline=pipeline,
             visualizer=dict(type='SegLocalVisualizer', name='inference'),
             test_dataloader=dict(dataset=dict(pipeline=pipeline)),
-        )
+        ),
+        format_python_code=False,  # slow
     )
 
 

@@ -52,7 +52,8 @@ def config(ours, tmp_path) -> Path:
     """A config file of it that can segment an image file."""
     ours.update(neck=None)  # nothing trains
     ours.backbone.output = 'projection'
-    cfg = Config(dict(default_scope='mmseg', model=ours.to_dict()))
+    content = dict(default_scope='mmseg', model=ours.to_dict())
+    cfg = Config(content, format_python_code=False)  # slow
     cfg.custom_imports = dict(imports=['pacl_mmseg'], allow_failed_imports=False)
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
     cfg.test_dataloader = dict(dataset=dict(pipeline=pipeline))
