@@ -23,7 +23,9 @@ else
         --rdzv-id="$MASTER_ADDR:${PORT:-29500}"
     )
 fi
-exec python -m torch.distributed.run "${MEETING[@]}" \
+# torchrun, without the traceback of its own that hides what the processes have said.
+RUN='import sys; from torch.distributed.run import main; sys.tracebacklimit = 0; main()'
+exec python -c "$RUN" "${MEETING[@]}" \
     --nproc-per-node="$GPUS" \
     --max-restarts="${MAX_RESTARTS:-3}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"

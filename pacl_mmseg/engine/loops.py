@@ -159,7 +159,7 @@ def _explained(error: Exception, iteration: int, runner: Runner) -> Exception:
             'memory), or lower train_dataloader.num_workers, its prefetch_factor or '
             'the shuffle_buffer, and'
         )
-    elif isinstance(error, dist.DistError) or 'gloo' in reason:
+    elif isinstance(error, dist.DistError) or 'gloo/transport/' in reason:
         what = 'Another process of this job has ended, or hangs'
         remedy = 'its own message may say why;'
     else:

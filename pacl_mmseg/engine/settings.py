@@ -23,7 +23,7 @@ def check_settings(cfg: Mapping[str, Any], env_cfg: Mapping[str, Any]) -> None:
         ValueError: A setting that cannot be in force, or would be ignored.
     """
     for name in env_cfg:
-        check_name('setting env_cfg', name, ENVIRONMENT)
+        check_name('env_cfg setting', name, ENVIRONMENT)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = _part(cfg, name)
         ahead = loader.get('persistent_workers') or loader.get('prefetch_factor')

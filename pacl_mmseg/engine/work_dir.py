@@ -68,17 +68,19 @@ def _decide(
     work_dir: Path, restarted: bool, resume: bool, load_from: str | None
 ) -> tuple[bool, str | None]:
     job, stopped, newest = work_dir / JOB, work_dir / STOPPED, latest(work_dir)
+    own = job.exists() and job.read_text() == _job()
     if restarted:
         if stopped.exists():
             raise RuntimeError(f'Not started again: {stopped.read_text().strip()}')
-        if not job.exists() or job.read_text() != _job():
+        if not own:
             raise RuntimeError(
-                f'Not started again: another job than this one has trained in '
-                f'{work_dir}. Give another --work-dir, or --resume to go on with it.'
+                f'Not started again: what is in {work_dir} is not of this job. Go on '
+                'with it by --resume, or give another --work-dir.'
             )
         return (True, newest) if newest else (resume, load_from)
     if not resume and (newest or any(work_dir.glob('best_*.pth'))):
-        job.unlink(missing_ok=True)  # nor may this one, when it is started again
+        if own:  # as the names of jobs on several nodes are used again
+            job.unlink()
         raise RuntimeError(
             f'{work_dir} has checkpoints of an earlier run, which would be lost: go on '
             'with it by --resume, give another --work-dir, or remove them.'

@@ -74,7 +74,7 @@ class PretrainCheckpointHook(CheckpointHook):
 
     def after_train(self, runner: Runner) -> None:
         path = self._path(runner.iter)
-        if 0 < runner.iter < runner.max_iters and not self.file_backend.exists(path):
+        if 0 < runner.iter < runner.max_iters and self.last_ckpt != path:
             runner.save_checkpoint(
                 self.out_dir,
                 self.filename_tmpl.format(runner.iter),
@@ -84,6 +84,7 @@ class PretrainCheckpointHook(CheckpointHook):
                 by_epoch=False,
                 backend_args=self.backend_args,
             )
+            self.last_ckpt = path
             self._sweep(runner)
         self.best_ckpt_path_dict = dict(enumerate(self._best(runner)))  # to publish
         super().after_train(runner)
