@@ -244,7 +244,8 @@ def reason_of(error: Exception) -> str:
 
     With its type and place, where these may be all that it says.
     """
-    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    # A KeyError's own text has quotes around it.
+    message = str(*error.args[:1] if isinstance(error, KeyError) else [error])
     if 'Original Traceback' in message:  # its last line says it
         message = message.strip().splitlines()[-1].partition(': ')[2]
     message = ' '.join(message.split())

@@ -77,7 +77,7 @@ def _registries() -> list[Registry]:
 def _registered(kind: Any) -> list:
     """All that a type may mean; its registry depends on who builds it."""
     if not isinstance(kind, str):
-        return [kind] if callable(kind) else []
+        return [kind] if inspect.isclass(kind) or inspect.isfunction(kind) else []
     if kind not in _FOUND:
         found = [registry.get(kind) for registry in _registries()]
         found = [taker for taker in found if taker is not None]

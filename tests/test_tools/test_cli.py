@@ -90,6 +90,7 @@ def trip(error: Exception):
 ERRORS = [
     (ValueError('no such thing'), 'no such thing'),
     (OSError('no such\n file'), 'no such file'),
+    (KeyError(), r'KeyError in \S*test_cli.py:\d+: '),
     (KeyError('x'), r'KeyError in \S*test_cli.py:\d+: x'),
     (TypeError('not two'), r'TypeError in \S*test_cli.py:\d+: not two'),
     (AssertionError(), r'AssertionError in \S*test_cli.py:\d+: '),
