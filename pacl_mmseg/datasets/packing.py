@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import webdataset as wds
 
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.datasets.transforms.loading import IMAGE_SUFFIXES
+from pacl_mmseg.utils import whole_file
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def pack_shards(
 ) -> PackingSummary:
     """Pack a dataset's pairs into tar shards; images are copied unchanged.
 
-    A sample is ``key.jpg``, ``key.txt`` and ``key.json``. A shard is written under
-    a temporary name and renamed once complete.
+    A sample is ``key.jpg``, ``key.txt`` and ``key.json``. A shard is there whole or not
+    at all.
 
     Args:
         dataset (CocoCaptionsDataset | CaptionListDataset): The pairs.
@@ -64,55 +65,57 @@ def pack_shards(
         raise ValueError('shard_size and max_pairs must be positive')
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    if any(out_dir.glob('*.tar')):
+    if any(out_dir.glob('[!.]*.tar')):
         raise FileExistsError(f'{out_dir} has shards already: give an empty folder')
-    digits = len(str(shard_size - 1))
-    pairs = skipped = 0
-    target: wds.TarWriter | None = None
-    part = out_dir / 'unfinished.tar.part'
+    samples = _Samples(dataset, one_per_image)
+    members = itertools.islice(samples, max_pairs)
+    digits, pairs, shards = len(str(shard_size - 1)), 0, 0
     try:
-        for index in range(len(dataset)):
-            info = dataset.get_data_info(index)
-            image = _read_image(info['img_path'])
-            if image is None:
-                skipped += 1
-                continue
-            for member in _members(info, *image, one_per_image):
-                if pairs == max_pairs:
-                    break
-                shard, place = divmod(pairs, shard_size)
-                if place == 0:
-                    if target is not None:
-                        target.close()
-                        part.rename(out_dir / f'{shard - 1:05d}.tar')
-                    target = wds.TarWriter(str(part), encoder=False, mtime=0)
-                member['__key__'] = f'{shard:05d}{place:0{digits}d}'
-                target.write(member)
-                pairs += 1
-            if pairs == max_pairs:
-                break
-        if target is None:
-            raise ValueError(
-                f'none of the {skipped} images of {dataset.ann_file} could be read: '
-                f'check the folder of {dataset.get_data_info(0)["img_path"]}'
-            )
-        last = (pairs - 1) // shard_size
-        target.close()
-        part.rename(out_dir / f'{last:05d}.tar')
+        while first := next(members, None):
+            with (
+                whole_file(out_dir / f'{shards:05d}.tar') as part,
+                wds.TarWriter(str(part), encoder=False, mtime=0) as target,
+            ):
+                rest = itertools.islice(members, shard_size - 1)
+                for place, member in enumerate(itertools.chain([first], rest)):
+                    key = f'{shards:05d}{place:0{digits}d}'
+                    target.write(dict(member, __key__=key))
+            shards, pairs = shards + 1, pairs + place + 1
     except OSError as error:
         raise OSError(
             error.errno,
-            f'{error.strerror}, after {len(list(out_dir.glob("*.tar")))} complete '
-            'shards; make room and pack again into an empty folder',
+            f'{error.strerror}, after {shards} complete shards; make room and pack '
+            'again into an empty folder',
             str(out_dir),
         ) from error
-    finally:
-        if target is not None:
-            with suppress(OSError):  # a full disk again
-                target.close()
-        part.unlink(missing_ok=True)
-    name = '00000' if last == 0 else f'{{00000..{last:05d}}}'
-    return PackingSummary(last + 1, pairs, skipped, str(out_dir / f'{name}.tar'))
+    if not shards:
+        raise ValueError(
+            f'none of the {samples.skipped} images of {dataset.ann_file} could be '
+            f'read: check the folder of {dataset.get_data_info(0)["img_path"]}'
+        )
+    name = '00000' if shards == 1 else f'{{00000..{shards - 1:05d}}}'
+    pattern = str(out_dir / f'{name}.tar')
+    return PackingSummary(shards, pairs, samples.skipped, pattern)
+
+
+class _Samples:
+    """Members of the tar samples of a dataset; counts images that cannot be read."""
+
+    def __init__(
+        self, dataset: CocoCaptionsDataset | CaptionListDataset, one_per_image: bool
+    ) -> None:
+        self.dataset = dataset
+        self.one_per_image = one_per_image
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[dict]:
+        for index in range(len(self.dataset)):
+            info = self.dataset.get_data_info(index)
+            image = _read_image(info['img_path'])
+            if image is None:
+                self.skipped += 1
+            else:
+                yield from _members(info, *image, self.one_per_image)
 
 
 def _read_image(path: str) -> tuple[str, bytes] | None:
