@@ -62,8 +62,8 @@ class SampleCounts:
         """Count one event.
 
         Args:
-            reason (str): One of :data:`REASONS`.
-            name (str, optional): The sample or file concerned. The first few
+            reason: One of :data:`REASONS`.
+            name: The sample or file concerned. The first few
                 of a reason are logged by name.
 
         Raises:
@@ -84,11 +84,11 @@ class SampleCounts:
         """Add up the workers' counts.
 
         Args:
-            reduce (bool): Whether of all ranks, which must then all call this.
+            reduce: Whether of all ranks, which must then all call this.
                 Defaults to False: of this one.
 
         Returns:
-            dict[str, int]: The count of every reason, zeros included.
+            The count of every reason, zeros included.
         """
         sums = self.table.sum(0)
         if reduce:
@@ -99,10 +99,10 @@ class SampleCounts:
         """Put the counts into words.
 
         Args:
-            reduce (bool): As of :meth:`totals`.
+            reduce: As of :meth:`totals`.
 
         Returns:
-            str: ``'3 corrupt image, 1 empty caption'``, or
+            ``'3 corrupt image, 1 empty caption'``, or
             ``'nothing skipped or converted'``.
         """
         parts = [
@@ -121,10 +121,10 @@ def printable(text: str) -> str:
     """Make a name that a stranger chose fit for a line of a log.
 
     Args:
-        text (str): Any, with surrogates, terminal escapes or megabytes in it.
+        text: Any, with surrogates, terminal escapes or megabytes in it.
 
     Returns:
-        str: The first 300 characters, with ``?`` for those that cannot be printed.
+        The first 300 characters, with ``?`` for those that cannot be printed.
     """
     cut = text[:_NAME_LENGTH] + '...' * (len(text) > _NAME_LENGTH)
     return ''.join(char if char.isprintable() else '?' for char in cut)

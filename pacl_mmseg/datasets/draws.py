@@ -26,7 +26,7 @@ def seeded(*key: int) -> Iterator[None]:
     there and restoring takes most of the time.
 
     Args:
-        *key (int): Non-negative integers that together name the random state.
+        *key: Non-negative integers that together name the random state.
 
     Yields:
         None
@@ -51,12 +51,12 @@ def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     """Shuffle ``range(length)`` as a pure function of the seed and the epoch.
 
     Args:
-        length (int): Number of items.
-        seed (int): The run's seed.
-        epoch (int): The epoch.
+        length: Number of items.
+        seed: The run's seed.
+        epoch: The epoch.
 
     Returns:
-        np.ndarray: The permuted indices.
+        The permuted indices.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
     return rng.permutation(length)
@@ -72,9 +72,9 @@ class ShuffledDraws(Dataset):
     was interrupted. Use it with :class:`DrawSampler`.
 
     Args:
-        dataset (dict | Dataset): A map-style dataset or its config.
-        seed (int): Seed of the order and of the transforms. Defaults to 0.
-        shuffle (bool): Whether each epoch has its own random order; otherwise
+        dataset: A map-style dataset or its config.
+        seed: Seed of the order and of the transforms. Defaults to 0.
+        shuffle: Whether each epoch has its own random order; otherwise
             every epoch goes through the dataset as it is. Defaults to True.
 
     Raises:
@@ -111,11 +111,11 @@ class ShuffledDraws(Dataset):
         """Return the item of a draw.
 
         Args:
-            draw (int): The number of the draw, from 0; it may exceed the
+            draw: The number of the draw, from 0; it may exceed the
                 length.
 
         Returns:
-            Any: What the wrapped dataset returns for the item drawn.
+            What the wrapped dataset returns for the item drawn.
 
         Raises:
             IndexError: If the number is negative.
@@ -144,11 +144,11 @@ class DrawSampler(Sampler):
     of draws made by all ranks together, before the sampler is iterated.
 
     Args:
-        dataset (Sized): The dataset.
-        start (int): The first draw. Defaults to 0.
-        seed (int, optional): Not used; MMEngine passes it to every sampler.
-        shuffle (bool, optional): Not used; the dataset shuffles.
-        round_up (bool, optional): Not used; there is no last batch.
+        dataset: The dataset.
+        start: The first draw. Defaults to 0.
+        seed: Not used; MMEngine passes it to every sampler.
+        shuffle: Not used; the dataset shuffles.
+        round_up: Not used; there is no last batch.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class DrawSampler(Sampler):
         MMEngine's iteration-based loop calls this when it resumes.
 
         Args:
-            num_samples (int): Draws every rank has made since draw 0.
+            num_samples: Draws every rank has made since draw 0.
 
         Raises:
             ValueError: If the number is negative.

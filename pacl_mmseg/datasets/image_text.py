@@ -28,10 +28,10 @@ def build_pipeline(pipeline: Sequence[dict | Callable]) -> list[Callable]:
     default scope; built here, a dataset also works without a runner.
 
     Args:
-        pipeline (Sequence[dict | Callable]): Transforms or their configs.
+        pipeline: Transforms or their configs.
 
     Returns:
-        list[Callable]: The transforms.
+        The transforms.
     """
     return [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
 
@@ -89,10 +89,10 @@ class _ImageTextDataset(BaseDataset):
         """Return a sample; one that cannot be used is replaced at random.
 
         Args:
-            idx (int): The index.
+            idx: The index.
 
         Returns:
-            Any: What the pipeline returns.
+            What the pipeline returns.
 
         Raises:
             RuntimeError: If ``max_refetch`` replacements in a row cannot be used
@@ -128,12 +128,12 @@ class CocoCaptionsDataset(_ImageTextDataset):
     suffix).
 
     Args:
-        ann_file (str): The JSON file, with ``images`` and ``annotations``.
-        pipeline (Sequence[dict | Callable]): The transforms. Defaults to none.
-        data_root (str): Folder that ``ann_file`` and ``data_prefix`` are relative
+        ann_file: The JSON file, with ``images`` and ``annotations``.
+        pipeline: The transforms. Defaults to none.
+        data_root: Folder that ``ann_file`` and ``data_prefix`` are relative
             to. Defaults to ''.
-        data_prefix (dict, optional): ``dict(img_path=folder)`` of the images.
-        max_refetch (int): Replacements tried before giving up. Defaults to 100.
+        data_prefix: ``dict(img_path=folder)`` of the images.
+        max_refetch: Replacements tried before giving up. Defaults to 100.
         **kwargs: Of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
@@ -206,16 +206,16 @@ class CaptionListDataset(_ImageTextDataset):
     :class:`ImageTextShards`.
 
     Args:
-        ann_file (str): The table.
-        pipeline (Sequence[dict | Callable]): The transforms; see
+        ann_file: The table.
+        pipeline: The transforms; see
             :class:`CocoCaptionsDataset` for what they get. Defaults to none.
-        path_column (int | str): Index or name of the column of image paths.
+        path_column: Index or name of the column of image paths.
             Defaults to 0.
-        caption_column (int | str): Index or name of the column of captions.
+        caption_column: Index or name of the column of captions.
             Defaults to 1.
-        header (bool, optional): Whether the first row names the columns. Defaults
+        header: Whether the first row names the columns. Defaults
             to whether a column is given by name.
-        delimiter (str, optional): Defaults to a comma for ``.csv`` and a tab for
+        delimiter: Defaults to a comma for ``.csv`` and a tab for
             ``.tsv`` and ``.txt``.
         **kwargs: ``data_root``, ``data_prefix``, ``max_refetch`` and others as of
             :class:`CocoCaptionsDataset`.

@@ -20,10 +20,10 @@ class PackingSummary:
     """What :func:`pack_shards` wrote.
 
     Args:
-        shards (int): Number of shards.
-        pairs (int): Number of samples in them.
-        skipped (int): Images that were missing, empty or of no known suffix.
-        pattern (str): The shards, as ``ImageTextShards`` and webdataset take them.
+        shards: Number of shards.
+        pairs: Number of samples in them.
+        skipped: Images that were missing, empty or of no known suffix.
+        pattern: The shards, as ``ImageTextShards`` and webdataset take them.
     """
 
     shards: int
@@ -45,16 +45,16 @@ def pack_shards(
     at all.
 
     Args:
-        dataset (CocoCaptionsDataset | CaptionListDataset): The pairs.
-        out_dir (str | Path): Folder for the shards; made if need be.
-        shard_size (int): Samples per shard. Defaults to 10000.
-        max_pairs (int, optional): Stop after so many samples.
-        one_per_image (bool): Write an image once with all its captions, of which
+        dataset: The pairs.
+        out_dir: Folder for the shards; made if need be.
+        shard_size: Samples per shard. Defaults to 10000.
+        max_pairs: Stop after so many samples.
+        one_per_image: Write an image once with all its captions, of which
             training picks one at random, in place of once per caption. Defaults to
             False.
 
     Returns:
-        PackingSummary: What was written.
+        What was written.
 
     Raises:
         FileExistsError: If the folder has shards already.

@@ -26,13 +26,13 @@ def shard_sequence(
     and which, with the numbers of shards as weights, ends all their epochs together.
 
     Args:
-        sources (Sequence[Delivered]): What was delivered of every source.
-        weights (Sequence[float]): Relative numbers of shards, positive.
-        seed (int): Seed of the orders.
-        num_epochs (int, optional): Epochs of every source; endless by default.
+        sources: What was delivered of every source.
+        weights: Relative numbers of shards, positive.
+        seed: Seed of the orders.
+        num_epochs: Epochs of every source; endless by default.
 
     Yields:
-        Item: A shard to read.
+        A shard to read.
     """
     ends = [num_epochs and num_epochs * source.num_shards for source in sources]
     taken = [source.epoch * source.num_shards for source in sources]
@@ -61,13 +61,13 @@ def deal(
     one source alone, or large ones alone and fall behind.
 
     Args:
-        sequence (Iterator[Item]): What all workers of all ranks share.
-        worker (int): The worker's index among all.
-        num_workers (int): How many there are.
-        seed (int): Seed of the dealing.
+        sequence: What all workers of all ranks share.
+        worker: The worker's index among all.
+        num_workers: How many there are.
+        seed: Seed of the dealing.
 
     Yields:
-        Item: What this worker reads.
+        What this worker reads.
     """
     for number in count():
         cards = list(islice(sequence, num_workers))
@@ -87,13 +87,13 @@ def mix(
     corpus does not meet itself in one batch; two epochs at most are held.
 
     Args:
-        samples (Iterable[tuple[Item, int, Any]]): For each sample its shard, a number
+        samples: For each sample its shard, a number
             and the sample; after the last of a shard a number and None.
-        size (int): Samples held back; 0 keeps the order.
+        size: Samples held back; 0 keeps the order.
         rng (random.Random): Draws them.
 
     Yields:
-        tuple[Item, int, Any]: The same, and the end of a shard still after its last
+        The same, and the end of a shard still after its last
         sample.
     """
     pools: dict[int, dict[int, list]] = {}  # by source and epoch

@@ -17,13 +17,13 @@ def write_position(item: Item, sample: int, closed: Sequence[Item]) -> str:
     A text, as that is what costs a data loader least to pass on: it looks into tuples.
 
     Args:
-        item (Item): Its shard.
-        sample (int): Its place in the shard.
-        closed (Sequence[Item]): The shards whose last sample came before it, of those
+        item: Its shard.
+        sample: Its place in the shard.
+        closed: The shards whose last sample came before it, of those
             that no earlier sample of the same data worker has told of.
 
     Returns:
-        str: Such as ``'0 2 17:345'``, and ``':0 2 16'`` for each closed shard.
+        Such as ``'0 2 17:345'``, and ``':0 2 16'`` for each closed shard.
     """
     first, *others = (
         f'{source} {epoch} {shard}' for source, epoch, shard in (item, *closed)
@@ -62,12 +62,12 @@ class Delivered:
     shard of 10,000 samples; in a state it is written in hexadecimal.
 
     Args:
-        num_shards (int): Shards of the source.
-        epoch (int): The first epoch that is not complete. Defaults to 0.
-        done (Mapping[int, str]): By epoch, the shards delivered in full.
-        open (Mapping[tuple[int, int], str]): By epoch and shard, the samples delivered
+        num_shards: Shards of the source.
+        epoch: The first epoch that is not complete. Defaults to 0.
+        done: By epoch, the shards delivered in full.
+        open: By epoch and shard, the samples delivered
             of the other shards.
-        names_hash (str): :func:`hash_names` of the shards.
+        names_hash: :func:`hash_names` of the shards.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class ShardProgress:
     """Follows in the main process which samples of the shards have been used.
 
     Args:
-        state (dict, optional): ``ImageTextShards.state``, to go on from. Without one,
+        state: ``ImageTextShards.state``, to go on from. Without one,
             the data have no shards and there is nothing to follow.
     """
 
@@ -184,7 +184,7 @@ class ShardProgress:
         """Take note of samples that have been used.
 
         Args:
-            positions (Iterable[str]): Their ``shard_position``, in the order in which
+            positions: Their ``shard_position``, in the order in which
                 the data loader gave them.
         """
         samples: dict[str, int] = {}  # by shard, as bits
@@ -206,7 +206,7 @@ class ShardProgress:
         """Return the progress as plain numbers, texts and dicts.
 
         Returns:
-            dict: ``seed``, and ``sources`` by name, each with ``num_shards``; a
+            ``seed``, and ``sources`` by name, each with ``num_shards``; a
             ``names_hash`` of the shards' names without folders; the first
             ``epoch`` that is not complete; ``done``, by epoch the shards delivered in
             full; ``open``, by (epoch, shard) the samples delivered of others. A set is
@@ -221,10 +221,10 @@ class ShardProgress:
         """Join the states of all ranks.
 
         Args:
-            states (Sequence[dict]): What :meth:`state_dict` gave on every rank.
+            states: What :meth:`state_dict` gave on every rank.
 
         Returns:
-            dict: One state for all, from which any number of ranks can go on.
+            One state for all, from which any number of ranks can go on.
 
         Raises:
             ValueError: If there is no state, or they are of different data.

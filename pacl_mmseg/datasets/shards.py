@@ -90,40 +90,40 @@ class ImageTextShards(IterableDataset):
     As MMEngine's samplers do, a dataset takes its rank when it is constructed.
 
     Args:
-        shards (str | list[str] | dict[str, str | list[str]]): Paths or URLs, with
+        shards: Paths or URLs, with
             ``{000..123}`` expanded as by webdataset, where also ``::`` separates
             several and ``${NAME}`` is the environment's ``WDS_NAME``; ``pipe:command``
             reads what a command prints, in which the shell expands ``$NAME``. A dict
             mixes several sources, which its keys name.
-        pipeline (Sequence[dict | Callable]): The transforms. A sample for which
+        pipeline: The transforms. A sample for which
             they return ``None`` is passed over. Defaults to none.
-        data_root (str): Folder that relative paths are relative to.
-        seed (int): Seed of all random choices. Defaults to 0.
-        shuffle_buffer (int): Samples held, encoded, by each worker to mix them;
+        data_root: Folder that relative paths are relative to.
+        seed: Seed of all random choices. Defaults to 0.
+        shuffle_buffer: Samples held, encoded, by each worker to mix them;
             0 keeps the order in which they are read. Defaults to 1000.
-        repeat (bool): Whether to go on with the next epoch, without end; otherwise
+        repeat: Whether to go on with the next epoch, without end; otherwise
             every source is read once. Defaults to True.
-        metainfo (dict, optional): Meta information.
-        weights (str | dict[str, float]): How sources are mixed. ``'size'``, the
+        metainfo: Meta information.
+        weights: How sources are mixed. ``'size'``, the
             default, passes through all of them once per epoch. Numbers by name are
             their relative shares of the shards read, so of the samples if the shards of
             all are filled alike (open_clip's upsampling factors act on shards, too);
             each source then has epochs of its own. They hold for a run as a whole: a
             share that is raised when resuming is made up for first.
-        timeout (float): Seconds for which a command or URL may give no data before it
+        timeout: Seconds for which a command or URL may give no data before it
             is killed. Defaults to 120: far more than the pauses with which clients of
             object stores ask again.
-        retries (int): How often a command or URL is opened again, after 1, 2, 4, …
+        retries: How often a command or URL is opened again, after 1, 2, 4, …
             seconds, before its shard counts as broken. Defaults to 2.
-        open_shards (int): Shards that each worker reads at a time; 1 reads them one
+        open_shards: Shards that each worker reads at a time; 1 reads them one
             after another. Each is an open file, or a running command (and a shell that
             ends it if the worker is killed): with eight workers and the default, 64
             connections to a store for each rank. Defaults to 8.
-        max_image_bytes (int): Samples with an image file of more are passed over.
+        max_image_bytes: Samples with an image file of more are passed over.
             Defaults to 32 MiB.
-        max_text_bytes (int): Samples with a text or JSON of more are passed over.
+        max_text_bytes: Samples with a text or JSON of more are passed over.
             Defaults to 1 MiB.
-        max_expansion (float): A compressed shard that expands to more times its size,
+        max_expansion: A compressed shard that expands to more times its size,
             beside 16 MiB, is broken. Defaults to 20.
 
     Raises:
@@ -227,7 +227,7 @@ class ImageTextShards(IterableDataset):
         What is left is dealt out anew, to any number of ranks and workers.
 
         Args:
-            state (dict): Of :meth:`ShardProgress.merge`, or of
+            state: Of :meth:`ShardProgress.merge`, or of
                 :meth:`ShardProgress.state_dict` if there was one rank.
 
         Raises:
@@ -247,10 +247,10 @@ class ImageTextShards(IterableDataset):
         """Name the shards of some samples.
 
         Args:
-            positions (Iterable[str]): Their ``shard_position``.
+            positions: Their ``shard_position``.
 
         Returns:
-            list[str]: Paths or URLs, each once, in order of appearance.
+            Paths or URLs, each once, in order of appearance.
         """
         items = dict.fromkeys(map(read_shard_of, positions))
         return list(dict.fromkeys(self._url(item) for item in items))
@@ -259,11 +259,11 @@ class ImageTextShards(IterableDataset):
         """List the shards found broken so far.
 
         Args:
-            reduce (bool): Whether by the workers of all ranks, which must then all call
+            reduce: Whether by the workers of all ranks, which must then all call
                 this; otherwise by those of this rank. Defaults to False.
 
         Returns:
-            list[str]: Paths or URLs, in the order of the sources.
+            Paths or URLs, in the order of the sources.
         """
         flags = torch.cat(self._broken).int()
         if reduce:

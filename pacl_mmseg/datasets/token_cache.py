@@ -56,7 +56,7 @@ def find_cached(config: Mapping) -> Iterator[tuple[Mapping, Mapping]]:
     """Every data set in a config that trains from image tokens.
 
     Yields:
-        tuple[Mapping, Mapping]: Its config and that of its ``LoadImageTokens``.
+        Its config and that of its ``LoadImageTokens``.
     """
     loader = hand_to_transforms(config.get('train_dataloader'), config.get('model'))
     for _, dataset in walk(loader):
@@ -72,8 +72,8 @@ def check_token_caches(config: Mapping, model: nn.Module) -> None:
     not matter: no tokens are written under autocast.
 
     Args:
-        config (Mapping): Of the run.
-        model (nn.Module): The segmentor that is to be trained, unwrapped.
+        config: Of the run.
+        model: The segmentor that is to be trained, unwrapped.
 
     Raises:
         ValueError: If its frozen backbone, the backbone's precision or output, the
@@ -93,12 +93,12 @@ def token_identity(
     """What image tokens depend on, in plain values.
 
     Args:
-        model (nn.Module): With ``data_preprocessor`` and ``backbone``.
-        dataset (Mapping): Config of the data set.
-        transform (Mapping): Config of its ``LoadImageTokens``.
+        model: With ``data_preprocessor`` and ``backbone``.
+        dataset: Config of the data set.
+        transform: Config of its ``LoadImageTokens``.
 
     Returns:
-        dict[str, dict]: ``backbone``, whose ``encoder`` is for people to read,
+        ``backbone``, whose ``encoder`` is for people to read,
         ``normalization``, ``preprocessing`` (before the model) and ``data``.
 
     Raises:
@@ -178,19 +178,19 @@ def write_token_cache(
     that changed under the same name are not noticed: delete the folder.
 
     Args:
-        model (nn.Module): The segmentor that is to be trained, on any device.
-        dataset (Mapping): Config of a map-style image-text data set.
-        transform (Mapping): Config of its ``LoadImageTokens``.
-        root (str | Path, optional): Folder, if not that of ``transform``.
-        dtype (str): How tokens are stored: ``'float32'``, ``'bfloat16'``, the precision
+        model: The segmentor that is to be trained, on any device.
+        dataset: Config of a map-style image-text data set.
+        transform: Config of its ``LoadImageTokens``.
+        root: Folder, if not that of ``transform``.
+        dtype: How tokens are stored: ``'float32'``, ``'bfloat16'``, the precision
             that encoders run in on a GPU, or ``'int8'``, half of that with a larger
             error. It is measured in any case.
-        batch_size (int): Images encoded at once.
-        num_workers (int): Processes that load images; 0 loads them in this one.
-        images_per_file (int): And so the most that a stopped run loses.
+        batch_size: Images encoded at once.
+        num_workers: Processes that load images; 0 loads them in this one.
+        images_per_file: And so the most that a stopped run loses.
 
     Returns:
-        dict[str, Any]: ``images`` in the cache, ``skipped`` ones, ``written`` now;
+        ``images`` in the cache, ``skipped`` ones, ``written`` now;
         ``bytes`` of all files; ``relative_error``, the root mean square error of the
         stored tokens, relative to the root mean square of what the backbone gave.
 

@@ -45,12 +45,12 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """Resolve a named template set, or check templates given in full.
 
     Args:
-        templates (str | Sequence[str]): ``'plain'``, ``'photo'``, ``'pacl7'``,
+        templates: ``'plain'``, ``'photo'``, ``'pacl7'``,
             ``'imagenet80'``, ``'vild'``, or a sequence of templates in each of
             which ``{}`` stands for the name.
 
     Returns:
-        tuple[str, ...]: The templates.
+        The templates.
 
     Raises:
         ValueError: If the name is unknown, the sequence is empty, or a

@@ -16,9 +16,9 @@ class Vocabulary:
     """The names a segmentation is made of; several names may mean one class.
 
     Args:
-        names (tuple[str, ...]): Every name, flat, class after class.
-        class_of (tuple[int, ...]): The class index of each name.
-        classes (tuple[str, ...]): The first name of each class.
+        names: Every name, flat, class after class.
+        class_of: The class index of each name.
+        classes: The first name of each class.
     """
 
     names: tuple[str, ...]
@@ -33,12 +33,12 @@ class Vocabulary:
         files; a name repeated within a class is kept once.
 
         Args:
-            entries (Sequence[str | Sequence[str]]): Per class a name, a string
+            entries: Per class a name, a string
                 of comma-separated synonyms (``'person, people, man'``), or a
                 sequence of synonyms.
 
         Returns:
-            Vocabulary: The vocabulary.
+            The vocabulary.
 
         Raises:
             ValueError: If there is no entry, a name is empty or no text, or two
@@ -86,11 +86,11 @@ class Vocabulary:
         """Look up the vocabulary of a benchmark.
 
         Args:
-            name (str): A name list of this package (``prompts/*.txt``), or a
+            name: A name list of this package (``prompts/*.txt``), or a
                 dataset known to ``mmseg.utils.get_classes``.
 
         Returns:
-            Vocabulary: The vocabulary.
+            The vocabulary.
 
         Raises:
             ValueError: If the dataset is unknown.

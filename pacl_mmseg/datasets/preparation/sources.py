@@ -107,7 +107,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     """Pixels inside a COCO segmentation: polygons, or run lengths of either kind.
 
     Returns:
-        np.ndarray: ``(height, width)``, bool.
+        ``(height, width)``, bool.
 
     Raises:
         ImportError: pycocotools is not installed.

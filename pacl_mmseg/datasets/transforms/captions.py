@@ -32,7 +32,7 @@ class PickCaption(BaseTransform):
     Added keys: ``caption`` (str).
 
     Args:
-        max_chars (int): Longer captions are cut at a word boundary, and counted.
+        max_chars: Longer captions are cut at a word boundary, and counted.
             The tokenizer cuts to its own length in any case. Defaults to 1000.
 
     Raises:
@@ -49,10 +49,10 @@ class PickCaption(BaseTransform):
         """Choose and clean.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict | None: The sample with its caption, or None.
+            The sample with its caption, or None.
         """
         captions = results.get('captions') or [results.get('caption')]
         caption = captions[np.random.randint(len(captions))]
@@ -98,14 +98,14 @@ class NounPrompt(BaseTransform):
     Modified keys: ``caption``; one without nouns stays as it is.
 
     Args:
-        prob (float): Probability of a replacement. Defaults to 0.5.
-        templates (str | Sequence[str]): See
+        prob: Probability of a replacement. Defaults to 0.5.
+        templates: See
             :func:`pacl_mmseg.prompts.get_templates`. Defaults to ``'pacl7'``.
-        nouns (str): ``'given'`` uses the sample's ``nouns``; ``'spacy'`` finds
+        nouns: ``'given'`` uses the sample's ``nouns``; ``'spacy'`` finds
             common nouns with spaCy; ``'auto'`` uses what is given and spaCy where
             nothing is. Defaults to ``'auto'``.
-        spacy_model (str): The spaCy pipeline. Defaults to ``'en_core_web_sm'``.
-        max_chars (int): Characters that a noun may have. Defaults to 100.
+        spacy_model: The spaCy pipeline. Defaults to ``'en_core_web_sm'``.
+        max_chars: Characters that a noun may have. Defaults to 100.
 
     Raises:
         ValueError: If an argument is not one of the above.
@@ -139,10 +139,10 @@ class NounPrompt(BaseTransform):
         """Replace the caption, or leave it.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict: The sample.
+            The sample.
         """
         if np.random.rand() >= self.prob:
             return results
@@ -157,10 +157,10 @@ class NounPrompt(BaseTransform):
         """The nouns that a prompt may be made of.
 
         Args:
-            results (dict): The sample with its ``caption``.
+            results: The sample with its ``caption``.
 
         Returns:
-            list[str]: Given ones, or those of the caption.
+            Given ones, or those of the caption.
         """
         if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
             nouns = results.get('nouns') or []
@@ -198,7 +198,7 @@ class TokenizeCaption(BaseTransform):
     Added keys: ``text_tokens`` (int64 tensor, context length).
 
     Args:
-        model (str | dict, optional): An open_clip model name, or an architecture given
+        model: An open_clip model name, or an architecture given
             as a dict. ``ContrastivePretrainRunner`` gives that of the model's encoder.
 
     Raises:
@@ -217,10 +217,10 @@ class TokenizeCaption(BaseTransform):
         """Tokenize.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict: The sample.
+            The sample.
         """
         results['text_tokens'] = self.tokenizer([results['caption']])[0]
         if len(self._words) > MAX_WORDS:

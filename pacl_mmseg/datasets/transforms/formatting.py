@@ -39,10 +39,10 @@ class PackImageText(BaseTransform):
         """Pack the pair.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict: ``inputs`` and ``data_samples``.
+            ``inputs`` and ``data_samples``.
         """
         inputs = results.get('image_tokens')
         for key in ('img', 'caption') if inputs is None else ('caption',):
@@ -70,12 +70,12 @@ def collate_image_text(batch: Sequence[dict], _scope_: str | None = None) -> dic
     Tensors are stacked once; in a data worker straight into shared memory.
 
     Args:
-        batch (Sequence[dict]): Samples of ``PackImageText``: ``inputs`` and a dict
+        batch: Samples of ``PackImageText``: ``inputs`` and a dict
             ``data_samples``.
         _scope_: Given, and of no use, where a config inherits this from a package.
 
     Returns:
-        dict: ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
+        ``inputs`` (B, ...) and ``data_samples``, a dict of ``captions``
         (list[str]), ``img_path`` (list[str]), ``shard_position`` (list[str]),
         ``text_tokens`` (B, L), each if the samples have it.
 

@@ -59,8 +59,8 @@ class LoadImageTokens(BaseTransform):
     Removed keys: ``img``, of a dataset that has images in memory.
 
     Args:
-        root (str): Folder of the cache.
-        transforms (Sequence[dict]): Those that load and crop an image; run when the
+        root: Folder of the cache.
+        transforms: Those that load and crop an image; run when the
             cache is written, not when it is read.
 
     Raises:
@@ -94,10 +94,10 @@ class LoadImageTokens(BaseTransform):
         """Look the image up.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict | None: The sample with its tokens, or None.
+            The sample with its tokens, or None.
 
         Raises:
             RuntimeError: If the file with the tokens cannot be read any more.
@@ -136,7 +136,7 @@ def read_index(root: Path) -> tuple[dict, dict[str, Tensor]]:
     """Read the index of a complete cache.
 
     Returns:
-        tuple[dict, dict[str, Tensor]]: What ``write_token_cache`` noted, and ``names``
+        What ``write_token_cache`` noted, and ``names``
         and ``rows``.
 
     Raises:
@@ -206,12 +206,12 @@ def pack_tokens(tokens: Tensor, dtype: str) -> dict[str, Tensor]:
     """Tokens ``(n, T, C)`` as they are stored.
 
     Args:
-        tokens (Tensor): Finite values.
-        dtype (str): ``'float32'``, ``'bfloat16'``, or ``'int8'``: of each token, 127
+        tokens: Finite values.
+        dtype: ``'float32'``, ``'bfloat16'``, or ``'int8'``: of each token, 127
             stands for its largest absolute value.
 
     Returns:
-        dict[str, Tensor]: ``tokens``, and for ``'int8'`` float32 ``scales`` (n, T).
+        ``tokens``, and for ``'int8'`` float32 ``scales`` (n, T).
     """
     if dtype != 'int8':
         return dict(tokens=tokens.to(getattr(torch, dtype)))

@@ -60,21 +60,21 @@ class LoadPILImage(BaseTransform):
     memory), ``img_shape`` (H, W), ``ori_shape`` (H, W of the file).
 
     Args:
-        min_size (int, optional): Decode JPEG files at the smallest of 1/2, 1/4 and
+        min_size: Decode JPEG files at the smallest of 1/2, 1/4 and
             1/8 of their size that leaves both sides at least so many pixels, which
             the codec does in about two thirds of the time. Detailed photographs that
             CLIP's 224-pixel crop is then taken from differ from the plain path, in
             steps of 1/255, by 0.6 to 0.8 on average with 448 (twice the crop), by 2.3
             to 4.0 with 224; single pixels at sharp edges by up to 123 and 166. A
             random crop of a small ``scale`` needs more. Defaults to None, never.
-        jpeg_decoder (str): ``'torchvision'`` decodes colour JPEG files at full size
+        jpeg_decoder: ``'torchvision'`` decodes colour JPEG files at full size
             with torchvision's decoder: the same pixels, sooner, but damaged files
             that still decode may differ, and libjpeg writes its warnings about them
             to the standard error stream. Where torchvision has no decoder, Pillow
             decodes, with a warning. Defaults to ``'pillow'``.
-        max_pixels (int): Images of more are dropped. Defaults to 50 million. (Pillow
+        max_pixels: Images of more are dropped. Defaults to 50 million. (Pillow
             itself refuses 179 million.)
-        max_bytes (int): Files of more are dropped. Defaults to 32 MiB.
+        max_bytes: Files of more are dropped. Defaults to 32 MiB.
 
     Raises:
         ValueError: If an argument is not one of the above.
@@ -110,10 +110,10 @@ class LoadPILImage(BaseTransform):
         """Load the image.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict | None: The sample with its image, or None.
+            The sample with its image, or None.
         """
         data = results.pop('img_bytes', None)
         name = results.get('img_path')
@@ -145,7 +145,7 @@ class LoadPILImage(BaseTransform):
         """Decode to RGB (uint8, H x W x 3).
 
         Returns:
-            tuple: The image, (width, height) of the file, and whether its colour mode
+            The image, (width, height) of the file, and whether its colour mode
             was not RGB.
 
         Raises:
@@ -243,24 +243,24 @@ class CLIPResizeCrop(BaseTransform):
     Modified keys: ``img`` (BGR; a view of RGB memory), ``img_shape``.
 
     Args:
-        model (str | dict, optional): An open_clip model name, or an architecture given
+        model: An open_clip model name, or an architecture given
             as a dict as in open_clip's ``model_configs``. It and ``pretrained`` are
             given by ``ContrastivePretrainRunner``: those of the model's encoder.
-        pretrained (str, optional): The tag of the model's weights, which may
+        pretrained: The tag of the model's weights, which may
             bring its own interpolation and resize mode.
-        crop (str): ``'center'`` for open_clip's evaluation transform, or
+        crop: ``'center'`` for open_clip's evaluation transform, or
             ``'random'`` for its training transform, a random resized crop drawn
             from PyTorch's global generator. Defaults to ``'center'``.
-        scale (tuple[float, float]): The area of a random crop, relative to the
+        scale: The area of a random crop, relative to the
             image's. Defaults to (0.9, 1.0).
-        backend (str): ``'pillow'`` resizes with Pillow, as open_clip does, to the same
+        backend: ``'pillow'`` resizes with Pillow, as open_clip does, to the same
             pixels; ``'torch'`` with PyTorch's filters for 8-bit images, which are
             defined alike and take between a sixth and a third of the time. Of
             photographs less than 1 % of the values differ (of some, such as very tall
             ones, up to 20 %), by 1/255, and next to hard edges of images that are
             hardly made smaller a few by up to 7/255.
             Defaults to ``'pillow'``.
-        max_aspect (float): The longer side of an image may be as many times the
+        max_aspect: The longer side of an image may be as many times the
             shorter. Defaults to 20.
 
     Raises:
@@ -308,10 +308,10 @@ class CLIPResizeCrop(BaseTransform):
         """Resize and crop the image.
 
         Args:
-            results (dict): The sample.
+            results: The sample.
 
         Returns:
-            dict | None: The sample, or None.
+            The sample, or None.
         """
         height, width = results['img'].shape[:2]
         if max(height, width) > self.max_aspect * min(height, width):

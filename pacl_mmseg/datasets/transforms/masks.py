@@ -122,7 +122,7 @@ class LoadSegmentationMask(LoadAnnotations):
         """The label that each value of a mask stands for.
 
         Returns:
-            np.ndarray: ``(65537,)``; ``_UNKNOWN`` where there is none, as at the end.
+            ``(65537,)``; ``_UNKNOWN`` where there is none, as at the end.
         """
         first = int(reduce_zero_label)
         table = np.full(_NUM_LABELS + 1, _UNKNOWN, dtype=np.int32)
