@@ -239,7 +239,8 @@ def replay(words: list[str]) -> None:
     elif program == 'tensorboard':
         TensorBoard().configure([program, *rest])
     else:
-        if rest[:2] == ['-m', 'torch.distributed.run']:
+        if rest[:2] == ['-m', 'torch.distributed.run'] or rest[0] == '-c':
+            # What -c runs, in tools/dist_train.sh, is the same.
             args = torch.distributed.run.get_args_parser().parse_args(rest[2:])
             rest = [args.training_script, *args.training_script_args]
         script = rest[0]
