@@ -33,7 +33,7 @@ from pacl_mmseg.benchmark.results import (
 )
 from pacl_mmseg.paths import TOOLS
 
-Report = Callable[[str], None]
+Report = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -234,43 +234,31 @@ class Cell:
         return f'it wrote no result.json in {self.folder}'
 
 
-class Progress:
-    """Says how far a run is: in one line of a terminal, elsewhere once a minute.
+def progress(title: str) -> Report:
+    """Says how far a cell is: in one line of a terminal, elsewhere once a minute.
 
-    Args:
-        cells: How many cells there are.
-        finished: How many of them were finished before.
+    What it returns is called with what there is to say, and, when that is the last of
+    it, with ``end=True``.
     """
+    terminal = sys.stdout.isatty()
+    over = '\r\033[K' if terminal else ''
+    started, shown = time.monotonic(), -math.inf
 
-    def __init__(self, cells: int, finished: int) -> None:
-        self.cells = cells
-        self.finished = finished
-        self.terminal = sys.stdout.isatty()
+    def report(text: str, end: bool = False) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if end:
+            minutes, seconds = divmod(round(now - started), 60)
+            text += f' in {minutes} min {seconds} s'
+        elif not terminal and now - shown < 60:
+            return
+        shown = now
+        print(
+            f'{over}{title}: {text}', end='' if over and not end else '\n', flush=True
+        )
 
-    def start(self, name: str) -> None:
-        """A cell begins."""
-        self.finished += 1
-        self.title = f'[{self.finished}/{self.cells}] {name}'
-        self.started = time.monotonic()
-        self.shown = -math.inf
-        self.update('starting')
-
-    def update(self, text: str) -> None:
-        """It is so far."""
-        if self.terminal:
-            self._print(text, end='')
-        elif time.monotonic() - self.shown >= 60:
-            self.shown = time.monotonic()
-            self._print(text, end='\n')
-
-    def end(self, outcome: str) -> None:
-        """It is done, or failed."""
-        seconds = round(time.monotonic() - self.started)
-        self._print(f'{outcome} in {seconds // 60} min {seconds % 60} s', end='\n')
-
-    def _print(self, text: str, end: str) -> None:
-        over = '\r\033[K' if self.terminal else ''
-        print(f'{over}{self.title}: {text}', end=end, flush=True)
+    report('starting')
+    return report
 
 
 def run_cells(
@@ -315,16 +303,15 @@ def _run_cells(
     print(f'{len(cells)} to evaluate, {len(cells) - len(todo)} finished before.')
     for sentence in dict.fromkeys(x for cell in todo for x in cell.unusable()):
         print(f'Not taken up: {sentence}')
-    progress = Progress(len(cells), len(cells) - len(todo))
     failures: dict[Cell, str] = {}
-    for cell in todo:
-        progress.start(cell.name)
-        failure = cell.run(launcher, progress.update)
+    for number, cell in enumerate(todo, len(cells) - len(todo) + 1):
+        report = progress(f'[{number}/{len(cells)}] {cell.name}')
+        failure = cell.run(launcher, report)
         if failure:
             failures[cell] = failure
-            progress.end(f'failed: {failure}')
+            report(f'failed: {failure}', end=True)
         else:
-            progress.end(f'mIoU {cell.record()["metrics"].get("mIoU")}')
+            report(f'mIoU {cell.record()["metrics"].get("mIoU")}', end=True)
         refresh(failures)
     if not todo:
         refresh(failures)
