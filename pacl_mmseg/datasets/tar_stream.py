@@ -25,6 +25,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys
 _PAUSE = 1.0  # seconds before the first retry; each further one waits twice as long
 # Names and other notes before a file of a shard, which ``tarfile`` reads whole.
 _MAX_HEADER = 1 << 20
+_READ_AHEAD = 1 << 15  # more than ``tarfile`` does, 10 KiB
 _OPENERS = {b'\x1f\x8b\x08': gzip.open, b'BZh': bz2.open, b'\xfd7z': lzma.open}
 # What any compressed shard may expand to: headers of small files are mostly zeros.
 _FREE_EXPANSION = 16 << 20
@@ -150,7 +151,7 @@ def _read_files(
     with tarfile.open(fileobj=source, mode='r|') as archive:
         for member in archive:
             archive.members = []  # or it remembers all
-            source.limit = archive.offset + _MAX_HEADER
+            source.next_header = archive.offset
             if not member.isreg() or re.match(r'__[^/]*__($|/)', member.name):
                 continue
             limit = max_bytes.get((base_plus_ext(member.name)[1] or '').lower())
@@ -159,40 +160,47 @@ def _read_files(
                 too_large = member.size > limit
                 data = None if too_large else archive.extractfile(member).read()
             yield dict(fname=member.name, data=data, __url__=url)
-    # ``tarfile`` takes a file that stops at a header, or has a damaged one, for
-    # complete. Raised before its end gets to it, webdataset drops the last sample,
-    # which may lack members.
-    source.check_end()
+        # ``tarfile`` takes a file that stops at a header, or has a damaged one, for
+        # complete. Raised before its end gets to it, webdataset drops the last sample,
+        # which may lack members.
+        source.check_end(archive.offset)
 
 
 class _Watched:
-    """A tar file's bytes, watched for endless headers and a missing end."""
+    """A tar file's bytes, watched for endless headers and files, and a missing end."""
 
     def __init__(self, source: IO[bytes] | _Stream) -> None:
         self.source = source
         self.position = 0
-        self.limit = _MAX_HEADER  # a header may reach so far
+        self.next_header = 0  # its place
         self.tail = b''
 
     def read(self, size: int) -> bytes:
         data = self.source.read(size)
         self.position += len(data)
-        if self.position > self.limit + size:
+        if self.position > self.next_header + _MAX_HEADER + size:
             raise tarfile.ReadError(f'a header of more than {_MAX_HEADER} bytes')
-        self.tail = (self.tail + data[-1024:])[-1024:]
+        if not data and self.position < self.next_header:
+            # ``tarfile`` would go on to the end of a terabyte that a header promised.
+            raise tarfile.ReadError('unexpected end of data')
+        self.tail = (self.tail + data)[-_READ_AHEAD:]
         return data
 
-    def check_end(self) -> None:
-        """Read what is left; raise if that is not the end of a tar file."""
-        left = False
+    def check_end(self, stop: int) -> None:
+        """Read what is left; raise if that is not the end of a tar file.
+
+        Args:
+            stop: Where ``tarfile`` found no header; it has read further.
+        """
+        left = any(self.tail[max(0, len(self.tail) - self.position + stop) :])
         # Zeros end an archive and fill it up; a command that failed, or was cut off
         # between two files, says so only when its output has been read to the end.
         while chunk := self.source.read(1 << 20):
             left = left or any(chunk)
-            self.tail = (self.tail + chunk[-1024:])[-1024:]
+            self.tail = chunk[-1024:]
         if left:
             raise tarfile.ReadError('damaged within')
-        if any(self.tail):
+        if any(self.tail[-1024:]):
             raise tarfile.ReadError('unexpected end of data')
 
 

@@ -136,6 +136,28 @@ def test_only_what_is_wanted_of_a_large_file_is_read(tar, tmp_path, kind):
     tracemalloc.stop()
 
 
+def test_a_damaged_header_is_noticed_wherever_it_is(tar, tmp_path):
+    data = tar.read_bytes()
+    damaged = tmp_path / 'damaged.tar'
+    with tarfile.open(tar) as archive:
+        headers = [member.offset for member in archive]
+    for number, place in enumerate(headers):
+        damaged.write_bytes(data[: place + 300] + b'?' + data[place + 301 :])
+        keys, reason = read(damaged)
+        # The sample before could go on behind the damage.
+        assert keys == all_keys(1, 20)[: max(0, (number - 1) // 3)]
+        assert reason in ('damaged within', 'bad checksum')
+
+
+def test_a_file_that_promises_more_than_there_is_ends_the_shard(tar, tmp_path):
+    info = tarfile.TarInfo('0large.jpg')
+    info.size = 2**50
+    path = tmp_path / 'large.tar'
+    path.write_bytes(info.tobuf() + tar.read_bytes())
+    with pytest.raises(BrokenShardError, match='unexpected end of data'):
+        list(read_shard(str(path), 60, 0, LIMITS, 20))
+
+
 def test_a_sparse_file_is_not_expanded(tar, tmp_path):
     with open(tmp_path / '0hole.jpg', 'wb') as file:
         file.truncate(2**33)
