@@ -19,7 +19,7 @@ install: $(VENV)/.installed
 
 # Nothing here needs MMCV's compiled operators. onedl's MMCV does without; upstream's has
 # to be compiled, since MMSegmentation imports them: beside PyTorch and an older
-# setuptools, for CPUs alone, and not optimised, which would take four times as long.
+# setuptools, for CPUs alone, and not optimised, which would take about twice as long.
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(STACK),mmlab)

@@ -18,6 +18,7 @@ os.environ['OMP_NUM_THREADS'] = '1'
 os.environ['HF_HUB_OFFLINE'] = '1'  # nothing is fetched, nor waited for
 torch.set_num_threads(1)
 os.environ['PACL_CACHE_DIR'] = ''  # text banks are not kept from test to test
+init_default_scope('mmseg')  # for fixtures of whole modules, which come first
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_CLIP = dict(
