@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         evaluation_record,
         format_protocol,
     )
+    from pacl_mmseg.benchmark.protocols import subset_in_words
     from pacl_mmseg.benchmark.results import write_result
     from pacl_mmseg.registry import RUNNERS
 
@@ -77,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         path = Path(cfg.work_dir) / 'result.json'
         write_result(path, evaluation_record(runner, metrics, description))
         runner.logger.info(format_protocol(description['protocol']))
-        runner.logger.info(f'{summary(metrics)}; with all that decides it in {path}')
+        images = subset_in_words(description['protocol'])
+        runner.logger.info(
+            f'{summary(metrics)} on {images}; with all that decides it in {path}'
+        )
     return metrics
 
 

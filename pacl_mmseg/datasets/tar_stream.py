@@ -59,16 +59,16 @@ def read_shard(
     temporary file, as its checksums come last: if it is damaged, nothing is yielded.
 
     Args:
-        url (str): A path, or a URL as webdataset takes them.
-        timeout (float): Seconds without any data after which a command is killed.
-        retries (int): How often to open it again; a path is opened once.
-        max_bytes (Mapping[str, int]): The suffixes whose members are read, and how
+        url: A path, or a URL as webdataset takes them.
+        timeout: Seconds without any data after which a command is killed.
+        retries: How often to open it again; a path is opened once.
+        max_bytes: The suffixes whose members are read, and how
             large these may be.
-        max_expansion (float): How many times its own size, beside 16 MiB, a compressed
+        max_expansion: How many times its own size, beside 16 MiB, a compressed
             shard may expand to.
 
     Yields:
-        dict: ``__key__``, ``__url__`` and the bytes of each member by suffix: None if
+        ``__key__``, ``__url__`` and the bytes of each member by suffix: None if
         it is too large, ``b''`` if it is not to be read.
 
     Raises:
