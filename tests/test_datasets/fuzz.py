@@ -411,11 +411,11 @@ def fuzz_table(rng: Random, folder: Path) -> None:
 def fuzz_coco(rng: Random, folder: Path) -> None:
     content = dict(
         images=[
-            dict(id=100 + index, file_name=f'{name_of(index)}.jpg')
+            dict(id=int(name_of(index), 16), file_name=f'{name_of(index)}.jpg')
             for index in range(PAIRS)
         ],
         annotations=[
-            dict(image_id=100 + index, caption=caption_of(index), id=index)
+            dict(image_id=int(name_of(index), 16), caption=caption_of(index), id=index)
             for index in range(PAIRS)
         ],
     )
@@ -423,18 +423,19 @@ def fuzz_coco(rng: Random, folder: Path) -> None:
         *(None, -1, 1e300, True, 'x', '', [], {}, [[]], '\ud83d', 'a\0b', 'q' * 9000),
         *('http://127.0.0.1:9/x.jpg', 's3://x/y', '/dev/zero', '..', '\n', {'id': 1}),
     ]
+    rng.shuffle(junk)  # each once: two of a kind would say that they belong together
     for _ in range(rng.randint(0, 3)):
         part = content[rng.choice(list(content))]
         if not isinstance(part, list) or rng.random() < 0.05:
-            content[rng.choice(list(content))] = rng.choice(junk)
+            content[rng.choice(list(content))] = junk.pop()
             continue
         entry = rng.randrange(len(part)) if part else 0
         if rng.random() < 0.3 or not part or not isinstance(part[entry], dict):
-            part.insert(entry, rng.choice(junk))
+            part.insert(entry, junk.pop())
         elif rng.random() < 0.2:
-            part[entry].pop(rng.choice(list(part[entry])), None)
+            part[entry].pop(rng.choice(list(part[entry]) or ['id']), None)
         else:
-            part[entry][rng.choice(list(part[entry]) or ['id'])] = rng.choice(junk)
+            part[entry][rng.choice(list(part[entry]) or ['id'])] = junk.pop()
     data = json.dumps(content).encode()
     if rng.random() < 0.2:
         data = damage(rng, data, shift=False)
