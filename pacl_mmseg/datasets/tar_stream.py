@@ -198,10 +198,10 @@ class _Watched:
         while chunk := self.source.read(1 << 20):
             left = left or any(chunk)
             self.tail = chunk[-1024:]
-        if left:
-            raise tarfile.ReadError('damaged within')
         if any(self.tail[-1024:]):
             raise tarfile.ReadError('unexpected end of data')
+        if left:
+            raise tarfile.ReadError('damaged within')
 
 
 class _Stream:
