@@ -9,6 +9,7 @@ from typing import Any
 
 import mmseg.apis
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch import nn
 
 from pacl_mmseg.apis.config import apply_options, load_config
@@ -19,7 +20,7 @@ from pacl_mmseg.models import ZeroShotTextHead
 def init_model(
     config: str | Path | Config,
     checkpoint: str | None = None,
-    device: str = 'cuda:0',
+    device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """As MMSeg's ``init_model``, but nothing in the checkpoint is executed.
@@ -29,7 +30,7 @@ def init_model(
     Args:
         config: Path of a config, or a config, which stays as it is.
         checkpoint: File with the trained parts; none for a model that has none.
-        device: Where the model goes.
+        device: Where the model goes; by default a GPU, where there is one.
         cfg_options: See :func:`apply_options`.
 
     Returns:
@@ -48,7 +49,7 @@ def init_model(
         apply_options(config, cfg_options)
     else:
         config = load_config(str(config), cfg_options)
-    model = mmseg.apis.init_model(config, None, device)
+    model = mmseg.apis.init_model(config, None, device or get_device())
     meta = {}
     if checkpoint is not None:
         content = load_checkpoint_file(checkpoint)

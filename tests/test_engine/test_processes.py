@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,12 +125,14 @@ def test_dist_train_goes_on_after_a_lost_process(job, of_two, tmp_path):
     config = job('killed', 2, **accident('signal', 13, rank=1))
     config.custom_imports.imports.append('accidents')
     path = write(config, tmp_path / 'killed.py')
+    here = Path(sys.executable).parent  # its `python` is this one
     done = subprocess.run(
         ['tools/dist_train.sh', path, '2', '--work-dir', config.work_dir],
         cwd=ROOT,
         env={
             **os.environ,
             'MAX_RESTARTS': '1',
+            'PATH': os.pathsep.join([str(here), os.environ['PATH']]),
             'PYTHONPATH': os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
         },
         capture_output=True,
