@@ -15,10 +15,11 @@ configs of ``--benchmarks``. Per benchmark:
     with the same weights, precision, texts and preprocessed image.
 
 All take turns in one process after a warm-up; medians of ``--repeat`` turns are
-compared. CPU times mean little while other programs use the cores.
+compared. CPU times mean little while other programs use the cores; with ``--threads 1``
+they are the process' own.
 
-``--memory``: the peak that decoding adds (stitching, resizing, classifying) for 847
-classes at 2048 x 1024, in a process of its own (Linux) or from CUDA's allocator.
+``--memory``: what the tensors of decoding (stitching, resizing, classifying) for 847
+classes at 2048 x 1024 add at their peak.
 """
 
 from __future__ import annotations
@@ -27,18 +28,14 @@ import argparse
 import contextlib
 import io
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from memory import process_bytes
+from measure import added_bytes, medians, parser
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
@@ -148,22 +145,6 @@ def authors_sclip(clone: Path, model: ZeroShotSegmentor, dtype: str) -> nn.Modul
     return segmentor
 
 
-def medians(
-    jobs: dict[str, Callable[[], object]], repeat: int, device: str
-) -> dict[str, float]:
-    """Median seconds of each job, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeat + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if device != 'cpu':
-                torch.cuda.synchronize()
-            if turn > 0:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 @torch.inference_mode()
 def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median seconds of each job, having printed their ratios."""
@@ -191,7 +172,7 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str,
         for name, model in others.items():
             same = (evaluation.segment(data, model) == labels).float().mean().item()
             print(f'{name}: {same:.2%} of the labels are ours', file=sys.stderr)
-        seconds = medians(jobs, args.repeat, args.device)
+        seconds = medians(jobs, args.device, args.repeat)
     classes = evaluation.model.num_classes
     ratios = [('whole', 'encoder'), ('stock', 'batched')]
     ratios += [('SCLIP', 'batched')] if args.sclip else []
@@ -206,7 +187,7 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str,
 
 
 def decode_bytes(device: str) -> int:
-    """Peak extra bytes of decoding 847 classes at 2048 x 1024 in this process."""
+    """Peak extra bytes of decoding 847 classes at 2048 x 1024."""
     torch.manual_seed(0)
     size, names = (336, 672), 847
     decoding = Decoding(mode='slide', crop_size=(224, 224), stride=(112, 112))
@@ -225,37 +206,22 @@ def decode_bytes(device: str) -> int:
             classifier(block)
 
     decode(64)  # loads what libraries load once
-    if device == 'cpu':
-        before = process_bytes('VmRSS')
-        decode(2048)
-        return process_bytes('VmHWM') - before
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    decode(2048)
-    return torch.cuda.max_memory_allocated() - before
+    return added_bytes(lambda: decode(2048), device)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = 'cuda' if torch.cuda.is_available() else 'cpu'
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default)
-    parser.add_argument('--method', default='sclip')
-    parser.add_argument('--benchmarks', nargs='+', default=['coco_stuff171', 'ade20k'])
-    parser.add_argument('--size', nargs=2, type=int, default=[480, 640])
-    parser.add_argument('--dtype', default='float32', help='of the frozen encoder')
-    parser.add_argument('--repeat', type=int, default=5, help='timed turns')
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--json', type=Path, help='file for the seconds')
-    parser.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
-    parser.add_argument('--memory', action='store_true', help='of decoding, instead')
-    parser.add_argument('--decode-only', action='store_true', help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument('--method', default='sclip')
+    options.add_argument('--benchmarks', nargs='+', default=['coco_stuff171', 'ade20k'])
+    options.add_argument('--size', nargs=2, type=int, default=[480, 640])
+    options.add_argument('--dtype', default='float32', help='of the frozen encoder')
+    options.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
+    options.add_argument('--memory', action='store_true', help='of decoding, instead')
+    args = options.parse_args()
     if args.sclip and (args.method, args.dtype) not in AUTHORS:
-        parser.error('--sclip compares method sclip in float32 or float16')
+        options.error('--sclip compares method sclip in float32 or float16')
     if min(args.size) < 32:
-        parser.error('--size must be at least 32 32')
+        options.error('--size must be at least 32 32')
     return args
 
 
@@ -263,18 +229,8 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     init_default_scope('mmseg')
-    if args.decode_only:
-        print(decode_bytes('cpu'))
-    elif args.memory:
-        extra = (
-            int(
-                subprocess.check_output(
-                    [sys.executable, __file__, '--device', 'cpu', '--decode-only']
-                ).split()[-1]
-            )
-            if args.device == 'cpu'
-            else decode_bytes(args.device)
-        )
+    if args.memory:
+        extra = decode_bytes(args.device)
         print(
             f'decoding 847 classes at 2048 x 1024 adds {extra / 1e6:.0f} MB at its peak'
         )

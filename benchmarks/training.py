@@ -24,17 +24,17 @@ apart: with ``--noun-prompts`` also a step in which no two texts count as equal,
 
 They take turns in one process after a warm-up, each turn ``--steps`` times in a row;
 medians of ``--repeat`` turns are compared, and the hours that the paper's recipe would
-take at that rate computed, data being in time. Then come as many steps with
-``PhaseTimer``, for the time of each phase, and the rest of a step, which belongs to
-none. With ``--dtype`` of 16 bits frozen towers and the compatibility function's
+take at that rate computed, data being in time. Then two steps run under PyTorch's
+profiler, for the time of each phase that a step has a range of: on a GPU that of its
+kernels. With ``--dtype`` of 16 bits frozen towers and the compatibility function's
 products have that precision, and the embedder runs under MMEngine's
 ``AmpOptimWrapper`` where it works, on a GPU.
 
 ``--json FILE`` writes what is printed there too.
 
-Peak memory: of CUDA's allocator in a turn of steps, or of this whole process (Linux).
-On a CPU, seconds of the first table are of processor time (of all ``--threads``
-together), which other programs disturb less; those of phases are of a clock.
+Peak memory: of CUDA's allocator, or of this whole process (Linux). On a CPU with
+``--threads 1`` seconds of the first table are of processor time, which other programs
+disturb less.
 """
 
 from __future__ import annotations
@@ -44,25 +44,22 @@ import itertools
 import json
 import math
 import random
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from memory import process_bytes
+from measure import medians, parser, peak_bytes
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from pacl_mmseg.apis import load_config, read_options
 from pacl_mmseg.datasets.small_world import CLASSES
 from pacl_mmseg.engine.batches import EndlessBatches
-from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.models.open_clip_model import preprocess_config
 from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import MODELS
@@ -71,6 +68,12 @@ CONFIG = Path(__file__).parents[1] / 'configs' / 'pacl_vitb16_cc12m.py'
 CAPTION_WORDS = 20.2, 16.3  # mean and standard deviation
 CAPTION_SETS = 8  # how many texts have which length differs from batch to batch
 RECIPE_SAMPLES = 3e8  # 30 million pairs, 10 epochs
+# What parts of the model name their forward, and how names of PyTorch's own begin.
+PHASES = {name: name for name in ('vision', 'text', 'embedder', 'phi', 'loss')} | {
+    'backward': 'autograd::engine::evaluate_function',
+    'optimizer': 'Optimizer.step',
+}
+PROFILED = 2  # steps
 WORDS = (
     'a the of and in on with for red blue old new small large young woman man child '
     'dog cat horse bird tree house street river mountain beach table chair window '
@@ -147,118 +150,75 @@ class Training:
         self.model.backbone(self.images)
         self.model.decode_head.text_encoder(next(self.texts))
 
-    def step(
-        self, timer: PhaseTimer | None = None, apart: bool = False
-    ) -> dict[str, Tensor]:
-        with timer.phase('data') if timer else nullcontext():
-            batch = next(self.apart if apart else self.batches)
+    def step(self, apart: bool = False) -> dict[str, Tensor]:
+        batch = next(self.apart if apart else self.batches)
         return self.model.train_step(batch, self.optim_wrapper)
-
-    def seconds(self, job: Callable[[], object], steps: int) -> float:
-        """Of one execution, where ``steps`` follow one another."""
-        clock = time.process_time if self.device.type == 'cpu' else time.perf_counter
-        self.synchronize()
-        start = clock()
-        for _ in range(steps):
-            job()
-        self.synchronize()
-        return (clock() - start) / steps
-
-    def synchronize(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
 
 
 def measure(training: Training, repeat: int, steps: int) -> dict[str, Any]:
     """Measure, print tables, and return what is in them, in plain values."""
-    on_gpu = training.device.type == 'cuda'
+    device = training.device.type
     jobs = dict(encoders=training.encoders, step=training.step)
     if training.apart is not None:
         jobs['apart'] = partial(training.step, apart=True)
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    peak = 0
-    for turn in range(repeat + 1):
-        for name, job in jobs.items():
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            seconds = training.seconds(job, max(steps, 2) if turn == 0 else steps)
-            if turn > 0:
-                times[name].append(seconds)
-            if name == 'step' and on_gpu:
-                peak = torch.cuda.max_memory_allocated()
-    if not on_gpu:
-        peak = process_bytes('VmHWM')
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    seconds = medians(jobs, device, repeat, steps)
     count = len(training.images)
-    for name, seconds in medians.items():
-        spread = max(times[name]) / min(times[name]) - 1
-        print(
-            f'{name:>9} {1000 * seconds:10.1f} ms {count / seconds:10.1f} samples/s'
-            f'   (turns differ by {spread:.0%})'
-        )
-    hours = RECIPE_SAMPLES * medians['step'] / count / 3600
+    for name, value in seconds.items():
+        print(f'{name:>9} {1000 * value:10.1f} ms {count / value:10.1f} samples/s')
+    hours, peak = RECIPE_SAMPLES * seconds['step'] / count / 3600, peak_bytes(device)
     print(
-        f'step / encoders: {medians["step"] / medians["encoders"]:.3f}; peak memory '
+        f'step / encoders: {seconds["step"] / seconds["encoders"]:.3f}; peak memory '
         f"{peak / 1e9:.2f} GB; the paper's {RECIPE_SAMPLES:.0e} samples at this rate: "
         f'{hours:,.1f} hours'
     )
-    result = dict(batch_size=count, seconds=medians, peak_memory=peak, hours=hours)
-    for name in [name for name in jobs if name != 'encoders']:
-        phases = measure_phases(training, jobs[name], repeat * steps)
-        total = sum(phases.values())
-        print(f'phases of a {name}, {1000 * total:.1f} ms in all:')
-        for phase, seconds in phases.items():
-            print(f'{phase:>9} {1000 * seconds:10.1f} ms {seconds / total:10.1%}')
-        result[f'phases of {name}'] = phases
-    return result
+    phases = measure_phases(training.step, device)
+    total = sum(phases.values())
+    print(f'phases of a step, {1000 * total:.1f} ms in all:')
+    for name, value in phases.items():
+        print(f'{name:>9} {1000 * value:10.1f} ms {value / total:10.1%}')
+    return dict(
+        batch_size=count, seconds=seconds, peak_memory=peak, hours=hours, phases=phases
+    )
 
 
-def measure_phases(
-    training: Training, job: Callable[..., dict], steps: int
-) -> dict[str, float]:
-    """Mean seconds of each phase of a step, and of the ``rest`` of it."""
-    with PhaseTimer(training.model, training.optim_wrapper) as timer:
-        training.synchronize()
-        start = time.perf_counter()
-        for _ in range(steps):
-            log = job(timer)
-        training.synchronize()
-        total = (time.perf_counter() - start) / steps
-        phases = timer.read()
-    if not log['loss'].isfinite():
-        raise RuntimeError(f'The loss is {log["loss"].item()}.')
-    return {**phases, 'rest': total - sum(phases.values())}
+def measure_phases(step: Callable[[], dict], device: str) -> dict[str, float]:
+    """Mean seconds of each phase of a step."""
+    with torch.profiler.profile() as profiler:
+        for _ in range(PROFILED):
+            log = step()
+        if not log['loss'].isfinite():  # waits for a GPU
+            raise RuntimeError(f'The loss is {log["loss"].item()}.')
+    seconds = dict.fromkeys(PHASES, 0.0)
+    for row in profiler.key_averages():
+        for name, begin in PHASES.items():
+            # On a GPU each range has a second row, of when it was there.
+            if row.device_type == DeviceType.CPU and row.key.startswith(begin):
+                taken = row.cpu_time_total if device == 'cpu' else row.device_time_total
+                seconds[name] += taken / 1e6 / PROFILED
+    return seconds
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = 'cuda' if torch.cuda.is_available() else 'cpu'
-    parser.add_argument('--config', type=Path, default=CONFIG)
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default)
-    parser.add_argument(
-        '--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32'
-    )
-    parser.add_argument('--batch-size', type=int, default=16)
-    parser.add_argument('--compile', action='store_true', help='the frozen encoders')
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument('--config', type=Path, default=CONFIG)
+    dtypes = ['float32', 'bfloat16', 'float16']
+    options.add_argument('--dtype', choices=dtypes, default='float32')
+    options.add_argument('--batch-size', type=int, default=16)
+    options.add_argument('--compile', action='store_true', help='the frozen encoders')
+    options.add_argument(
         '--noun-prompts', action='store_true', help='in place of captions'
     )
-    parser.add_argument('--json', type=Path, help='file for the results')
-    parser.add_argument('--repeat', type=int, default=5, help='timed turns')
-    parser.add_argument(
+    options.add_argument(
         '--steps',
         type=int,
         help='in a row, in each turn; default: 10 on a GPU, 1 on a CPU',
     )
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--cfg-options', nargs='+', action='extend')
-    args = parser.parse_args()
+    options.add_argument('--cfg-options', nargs='+', action='extend')
+    args = options.parse_args()
     if args.steps is None:
         args.steps = 10 if args.device == 'cuda' else 1
     if min(args.repeat, args.steps) < 1:
-        parser.error('--repeat and --steps must be at least 1.')
+        options.error('--repeat and --steps must be at least 1.')
     return args
 
 

@@ -10,9 +10,7 @@ val_evaluator = _base_.test_evaluator
 val_cfg = dict(type='ValLoop')
 max_iters = 30330
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
-default_hooks = dict(
-    pretrain=dict(phases=True),
-    visualization=dict(draw=True, interval=300),  # of every 300th of 1,449 images
-)
+# Of every 300th of 1,449 images.
+default_hooks = dict(visualization=dict(draw=True, interval=300))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -17,7 +16,6 @@ from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
 from pacl_mmseg.engine.batches import EndlessBatches
 from pacl_mmseg.engine.checkpoint import last_good, set_random_state
 from pacl_mmseg.engine.interrupt import Interrupt
-from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.registry import LOOPS
 
 
@@ -29,7 +27,6 @@ class PretrainLoop(IterBasedTrainLoop):
     ``ImageTextShards``. It takes the arguments of ``IterBasedTrainLoop``.
     """
 
-    phase_timer: PhaseTimer | None = None  # set by PretrainHook(phases=True)
     interrupted = False  # before the last iteration, by Ctrl-C or SIGTERM
     data_seconds = 0.0  # waited for the batch of the current iteration
 
@@ -114,10 +111,9 @@ class PretrainLoop(IterBasedTrainLoop):
     def _train(self, interrupt: Interrupt) -> None:
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            timer, started = self.phase_timer, perf_counter()
+            started = perf_counter()
             try:
-                with timer.phase('data') if timer else nullcontext():
-                    batch = next(self.dataloader_iterator)
+                batch = next(self.dataloader_iterator)
             except (RuntimeError, EOFError, ConnectionError):
                 # The signal may have ended the data workers, too.
                 alone = self.runner.world_size == 1

@@ -405,44 +405,6 @@ def _gram_is_cheaper(tokens: int, dim: int, texts: int) -> bool:
     return 3 * tokens * (dim + texts) < 4 * texts * dim
 
 
-def multiply_adds(
-    images: int,
-    texts: int,
-    tokens: int,
-    dim: int,
-    renormalize: bool = True,
-    texts_need_grad: bool = False,
-) -> dict[str, list[tuple[int, int, int, int]]]:
-    """The matrix products of one call in modes softmax and sigmoid.
-
-    Args:
-        images, texts, tokens, dim: B, N, T and D.
-        renormalize: As in :func:`pacl_mmseg.ops.compatibility`.
-        texts_need_grad: Whether backward computes the texts' gradient.
-
-    Returns:
-        For ``'forward'`` and ``'backward'`` the products of ``m x k`` by ``k x n``
-        matrices as ``(count, m, k, n)``: together ``count m k n`` multiplications,
-        each with an addition. Blocks split them and change nothing of that; what is
-        done elementwise is not counted.
-    """
-    project = (images, tokens, dim, texts)
-    forward, backward = [project], [project, (images, tokens, texts, dim)]
-    if texts_need_grad:
-        backward.append((1, texts, images * tokens, dim))
-    if renormalize and _gram_is_cheaper(tokens, dim, texts):
-        gram = (images, tokens, dim, tokens)
-        pool = (images, tokens, tokens, texts)
-        forward += [gram, pool]
-        grad_gram = (images, tokens, texts, tokens)
-        backward += [gram, pool, grad_gram, (images, tokens, tokens, dim)]
-    elif renormalize:
-        pool = (images, texts, tokens, dim)
-        forward += [pool]
-        backward += [pool, project, (images, tokens, texts, dim)]
-    return {'forward': forward, 'backward': backward}
-
-
 def _blocks(
     patch_tokens: Tensor, texts: Tensor, options: BlockwiseOptions
 ) -> tuple[list[slice], list[slice]]:

@@ -50,16 +50,8 @@ def test_it_measures_steps_that_train(training, capsys):
     assert not any(map(torch.equal, before, after))
     assert steps.images.dtype == torch.bfloat16
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    phases = [
-        'data',
-        'copy',
-        'vision',
-        'text',
-        'embedder',
-        'phi',
-        'objective',
-        'backward',
-        'optimizer',
-        'rest',
+    phases = {row[0]: float(row[1]) for row in rows if row[-1].endswith('%')}
+    assert [*phases] == [
+        *('vision', 'text', 'embedder', 'phi', 'loss', 'backward', 'optimizer')
     ]
-    assert [row[0] for row in rows if row[-1].endswith('%')] == phases
+    assert min(phases.values()) > 0

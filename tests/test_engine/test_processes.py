@@ -47,7 +47,7 @@ _OF_TWO: dict[str, torch.Tensor] = {}
 def of_two(job) -> dict[str, torch.Tensor]:
     """The weights that an undisturbed job of two ends with; computed once."""
     if not _OF_TWO:
-        config = job('of2', 2, **{'default_hooks.pretrain.phases': True})
+        config = job('of2', 2)
         finish(config, 2)
         _OF_TWO.update(weights(Path(config.work_dir) / LAST))
     return _OF_TWO
@@ -77,15 +77,12 @@ def test_several_processes_train_as_one(job, tmp_path):
     assert len(losses) == MAX_ITERS and losses[-1] != losses[0]
     for processes in (2, 4):
         name = f'of{processes}'
-        finish(
-            job(name, processes, **{'default_hooks.pretrain.phases': True}), processes
-        )
+        finish(job(name, processes), processes)
         checkpoint = torch.load(tmp_path / name / LAST, weights_only=True)
         assert len(checkpoint['ranks']) == processes
         assert_close(checkpoint['state_dict'], one)
         # MMEngine's log has the mean of the last ten.
         assert curve(tmp_path / name, 'loss') == pytest.approx(losses, rel=1e-5)
-        assert min(curve(tmp_path / name, 'phase_reduce')) > 0
     _OF_TWO.update(weights(tmp_path / 'of2' / LAST))
 
     # Two processes, then one.

@@ -15,7 +15,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     # Every 240 iterations; every 1000 where a tower is trained.
     checkpoint=dict(type='PretrainCheckpointHook', interval=None, max_keep_ckpts=3),
-    pretrain=dict(type='PretrainHook', report_interval=1000, phases=False),
+    pretrain=dict(type='PretrainHook', report_interval=1000),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='PretrainVisualizationHook'),
 )

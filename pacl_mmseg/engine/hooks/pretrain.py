@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import CheckpointHook, Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -17,9 +17,8 @@ from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.token_cache import check_token_caches
 from pacl_mmseg.engine.batches import positions
 from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
-from pacl_mmseg.engine.hooks.loss_watch import due, some
+from pacl_mmseg.engine.hooks.loss_watch import some
 from pacl_mmseg.engine.loops import PretrainLoop, accumulated
-from pacl_mmseg.engine.phases import PhaseTimer
 from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.registry import HOOKS
 
@@ -41,18 +40,12 @@ class PretrainHook(Hook):
 
     Args:
         report_interval: Iterations between two reports.
-        phases: Also log the seconds a step of each phase as ``phase_vision`` etc., see
-            :class:`PhaseTimer`, when the logger logs. Costs two function calls per
-            phase and step and, on a GPU, no waiting but with the log's other values.
-            Off by default only to keep the log's lines short.
     """
 
     priority = 55  # after the iteration timer, before the logger and checkpoints
 
-    def __init__(self, report_interval: int = 1000, phases: bool = False) -> None:
+    def __init__(self, report_interval: int = 1000) -> None:
         self.report_interval = report_interval
-        self.phases = phases
-        self._timer: PhaseTimer | None = None
         self._reported = ''
         self._broken: list[str] = []
         self._waits: deque[float] = deque()
@@ -69,9 +62,6 @@ class PretrainHook(Hook):
         check_token_caches(runner.cfg, runner.bare_model)
         _check_accumulation(runner)
         self._waits = deque(maxlen=runner.log_processor.window_size)
-        if self.phases:
-            self._timer = PhaseTimer(runner.model, runner.optim_wrapper)
-            runner.train_loop.phase_timer = self._timer
 
     def after_train_iter(
         self,
@@ -90,17 +80,11 @@ class PretrainHook(Hook):
             waited = fmean(self._waits)
             hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
             hub.update_scalar('train/data_wait', 100 * waited / seconds)
-        if self._timer is not None and due(runner, batch_idx, LoggerHook):
-            for name, value in self._timer.read().items():
-                hub.update_scalar(f'train/phase_{name}', value)
         if self.every_n_train_iters(runner, self.report_interval):
             self._report(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
         self._report(runner, runner.iter)
-        if self._timer is not None:
-            self._timer.remove()
-            runner.train_loop.phase_timer = self._timer = None
 
     def before_val(self, runner: Runner) -> None:
         _check_vocabulary(runner, runner.val_dataloader.dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.registry import MODELS
@@ -45,6 +46,7 @@ class FrozenBackbone(FrozenModule):
         weights = self._weights or 'random weights'
         return f'a frozen {type(self.backbone).__name__} ({weights})'
 
+    @record_function('vision')
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Images ``(N, 3, H, W)`` to the backbone's own tuple of feature maps."""

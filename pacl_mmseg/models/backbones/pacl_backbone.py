@@ -10,6 +10,7 @@ from open_clip.model import CustomTextCLIP
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
 from pacl_mmseg.models.encoder import ENCODER_KEYS
@@ -181,6 +182,7 @@ class PACLBackbone(FrozenModule):
     def description(self) -> str:
         return self._description
 
+    @record_function('vision')
     def forward(self, inputs: Tensor) -> tuple[Tensor | list[Tensor], ...]:
         """Encode normalised images.
 

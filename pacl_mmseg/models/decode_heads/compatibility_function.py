@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from pacl_mmseg.models.losses import distinct, repeat
 from pacl_mmseg.ops import (
@@ -126,6 +127,7 @@ class CompatibilityFunction(nn.Module):
             self.log_weight_scale.clamp_(math.log(LEAST), math.log(LARGEST))
         return self.log_weight_scale.exp()
 
+    @record_function('phi')
     def forward(
         self,
         patch_tokens: Tensor,

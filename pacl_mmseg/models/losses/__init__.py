@@ -2,7 +2,6 @@
 
 from .info_nce import (
     InfoNCELoss,
-    communication,
     distinct,
     gather_texts,
     repeat,
@@ -11,7 +10,6 @@ from .info_nce import (
 
 __all__ = [
     'InfoNCELoss',
-    'communication',
     'distinct',
     'gather_texts',
     'repeat',

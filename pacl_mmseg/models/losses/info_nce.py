@@ -2,19 +2,19 @@
 
 With several processes each holds the compatibilities of its own images with the texts
 of all. Only texts, their ids and per-text statistics are communicated, never patch
-tokens, which are far larger; :func:`communication` counts the bytes.
+tokens, which are far larger.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from mmengine import dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.profiler import record_function
 
 from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
@@ -89,6 +89,7 @@ class InfoNCELoss(nn.Module):
             self.log_logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         return self.log_logit_scale.exp()
 
+    @record_function('loss')
     def forward(
         self, phi: Tensor, text_ids: Tensor | None = None, offset: int = 0
     ) -> dict[str, Tensor]:
@@ -307,78 +308,3 @@ def repeat(rows: Tensor, places: Tensor) -> Tensor:
     indexing does not.
     """
     return F.embedding(send(places, rows.device), rows)
-
-
-class Collective(NamedTuple):
-    """One communication of a training step.
-
-    Attributes:
-        content: What is communicated.
-        kind: ``all_gather`` or ``all_reduce``.
-        payload: Bytes that each process hands in.
-        transferred: Bytes that each process sends, and receives, by the usual ring:
-            ``(W - 1) payload`` to gather over W processes, ``2 (W - 1) / W payload``
-            to reduce.
-    """
-
-    content: str
-    kind: str
-    payload: int
-    transferred: int
-
-
-def communication(
-    batch_size: int,
-    world_size: int,
-    dim: int,
-    *,
-    trained_parameters: int = 0,
-    trained_texts: bool = False,
-    element_size: int = 4,
-) -> list[Collective]:
-    """What the processes of one training step communicate, and how much.
-
-    With W processes of B pairs each, N = W B texts of D channels and e bytes a number,
-    a process hands in: 8 bytes for its number of texts, 8 B for their ids and e B D for
-    the texts (gathered); 2 e N for each text's best negative and positive, e N for its
-    sum of exponentials and 2 e for the loss (reduced); e N D for the texts' gradient,
-    if the texts train (reduced); 4 bytes per trained parameter for its gradient, which
-    DistributedDataParallel reduces. Nothing depends on the number of patches.
-
-    Args:
-        batch_size: B, pairs of each process.
-        world_size: W, number of processes.
-        dim: D, channels of a text embedding.
-        trained_parameters: Number of parameters that train.
-        trained_texts: Whether the texts' gradient is needed.
-        element_size: e, bytes of a number of phi and of the texts.
-
-    Returns:
-        The collectives in their order; none in a single process.
-    """
-    if world_size == 1:
-        return []
-    texts = world_size * batch_size
-    entries = [
-        ('number of texts', 'all_gather', 8),
-        ('ids of texts', 'all_gather', 8 * batch_size),
-        ('texts', 'all_gather', element_size * batch_size * dim),
-        ('best of columns', 'all_reduce', 2 * element_size * texts),
-        ('sums of columns', 'all_reduce', element_size * texts),
-        ('sums of rows', 'all_reduce', 2 * element_size),
-    ]
-    if trained_texts:
-        entries.append(("texts' gradient", 'all_reduce', element_size * texts * dim))
-    if trained_parameters:
-        entries.append(("parameters' gradient", 'all_reduce', 4 * trained_parameters))
-    return [
-        Collective(
-            content,
-            kind,
-            payload,
-            payload * (world_size - 1)
-            if kind == 'all_gather'
-            else 2 * payload * (world_size - 1) // world_size,
-        )
-        for content, kind, payload in entries
-    ]

@@ -9,6 +9,7 @@ import torch
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pacl_mmseg.registry import MODELS
 
@@ -74,6 +75,7 @@ class PatchEmbedder(BaseModule):
         linear = self.skip(tokens)
         return linear if self.main is None else self.main(tokens) + linear
 
+    @record_function('embedder')
     def forward(
         self, inputs: Sequence[Tensor | list[Tensor]]
     ) -> tuple[Tensor | list[Tensor], ...]:

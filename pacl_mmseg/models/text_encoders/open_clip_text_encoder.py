@@ -11,6 +11,7 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import record_function
 
 from pacl_mmseg.models.encoder import ENCODER_KEYS
 from pacl_mmseg.models.frozen import FrozenModule
@@ -93,6 +94,7 @@ class OpenCLIPTextEncoder(FrozenModule):
         """Token ids, int64 ``(len(texts), context length)``; longer texts are cut."""
         return self.tokenizer(list(texts))
 
+    @record_function('text')
     def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
         """Encode texts.
 
