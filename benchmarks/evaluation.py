@@ -10,16 +10,14 @@ configs of ``--benchmarks``. Per benchmark:
 (a) whole / encoder: loading, resizing, encoding, decoding and both metrics of an image,
     over the frozen encoder alone on the same windows in the same batches.
 (b) stock / batched: MMSeg's ``EncoderDecoder``, which loops over windows, over ours,
-    with the same modules on the same preprocessed image.
+    with the same modules on the same preprocessed image; also what the tensors of each
+    add to memory at their peak.
 (c) SCLIP / batched: the authors' segmentor (wangf3014/SCLIP, from a clone) over ours,
     with the same weights, precision, texts and preprocessed image.
 
 All take turns in one process after a warm-up; medians of ``--repeat`` turns are
 compared. CPU times mean little while other programs use the cores; with ``--threads 1``
 they are the process' own.
-
-``--memory``: what the tensors of decoding (stitching, resizing, classifying) for 847
-classes at 2048 x 1024 add at their peak.
 """
 
 from __future__ import annotations
@@ -46,9 +44,8 @@ from torch import nn
 from pacl_mmseg.benchmark.configs import compose
 from pacl_mmseg.models import ZeroShotSegmentor
 from pacl_mmseg.models.encoder import hand_over
-from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
-from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
-from pacl_mmseg.models.text_encoders import TextBank
+from pacl_mmseg.models.segmentors.decoding import Decoding
+from pacl_mmseg.models.segmentors.score_maps import Windows
 from pacl_mmseg.registry import DATASETS, METRICS, MODELS
 
 AUTHORS = (('sclip', 'float32'), ('sclip', 'float16'))
@@ -61,7 +58,9 @@ def make_image(folder: Path, size: tuple[int, int], classes: int) -> tuple[Path,
     coarse = random.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
     mask = Image.fromarray(
-        random.integers(0, classes, (height // 32, width // 32), dtype=np.uint8)
+        random.integers(
+            0, min(classes, 255), (height // 32, width // 32), dtype=np.uint8
+        )
     ).resize((width, height), Image.NEAREST)
     files = folder / 'image.jpg', folder / 'mask.png'
     image.save(files[0], quality=95)
@@ -146,8 +145,10 @@ def authors_sclip(clone: Path, model: ZeroShotSegmentor, dtype: str) -> nn.Modul
 
 
 @torch.inference_mode()
-def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Median seconds of each job, having printed their ratios."""
+def measure(
+    benchmark: str, args: argparse.Namespace, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Median seconds and bytes of each job, having printed their ratios."""
     options = {
         'model.encoder.pretrained': None,
         'model.encoder.dtype': args.dtype,
@@ -173,6 +174,7 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str,
             same = (evaluation.segment(data, model) == labels).float().mean().item()
             print(f'{name}: {same:.2%} of the labels are ours', file=sys.stderr)
         seconds = medians(jobs, args.device, args.repeat)
+        memory = {k: added_bytes(jobs[k], args.device) for k in ('stock', 'batched')}
     classes = evaluation.model.num_classes
     ratios = [('whole', 'encoder'), ('stock', 'batched')]
     ratios += [('SCLIP', 'batched')] if args.sclip else []
@@ -181,32 +183,10 @@ def measure(benchmark: str, args: argparse.Namespace, folder: Path) -> dict[str,
         f'{seconds[a] / seconds[b]:.2f}'
         for a, b in ratios
     ]
+    parts += [f'{name} adds {size / 1e6:.0f} MB' for name, size in memory.items()]
     line = f'{benchmark}: {classes} classes, {count} windows; {"; ".join(parts)}'
     print(line, flush=True)
-    return seconds
-
-
-def decode_bytes(device: str) -> int:
-    """Peak extra bytes of decoding 847 classes at 2048 x 1024."""
-    torch.manual_seed(0)
-    size, names = (336, 672), 847
-    decoding = Decoding(mode='slide', crop_size=(224, 224), stride=(112, 112))
-    windows = Windows.of(size, decoding)
-    count = len(windows.rows) * len(windows.columns)
-    scores = torch.randn(count, names, 14, 14, device=device)
-    bank = TextBank(
-        scores.new_zeros(names, 1), torch.arange(names, device=device), names
-    )
-    image = torch.zeros(3, *size, device=device)
-
-    def decode(width: int) -> None:
-        meta = dict(ori_shape=(width // 2, width))
-        classifier = Classifier(bank, decoding.background)
-        for block in ScoreMaps(scores, windows, image, meta, decoding):
-            classifier(block)
-
-    decode(64)  # loads what libraries load once
-    return added_bytes(lambda: decode(2048), device)
+    return dict(seconds=seconds, added_memory=memory)
 
 
 def parse_args() -> argparse.Namespace:
@@ -216,7 +196,6 @@ def parse_args() -> argparse.Namespace:
     options.add_argument('--size', nargs=2, type=int, default=[480, 640])
     options.add_argument('--dtype', default='float32', help='of the frozen encoder')
     options.add_argument('--sclip', type=Path, help='a clone of wangf3014/SCLIP')
-    options.add_argument('--memory', action='store_true', help='of decoding, instead')
     args = options.parse_args()
     if args.sclip and (args.method, args.dtype) not in AUTHORS:
         options.error('--sclip compares method sclip in float32 or float16')
@@ -229,23 +208,15 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     init_default_scope('mmseg')
-    if args.memory:
-        extra = decode_bytes(args.device)
-        print(
-            f'decoding 847 classes at 2048 x 1024 adds {extra / 1e6:.0f} MB at its peak'
-        )
-    else:
-        print(
-            f'{args.method}, ViT-B/16, {args.dtype}, {args.device}, torch '
-            f'{torch.__version__}, {args.threads} CPU threads, image '
-            f'{args.size[1]} x {args.size[0]}, median of {args.repeat}'
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            results = {
-                name: measure(name, args, Path(folder)) for name in args.benchmarks
-            }
-        if args.json:
-            args.json.write_text(json.dumps(results))
+    print(
+        f'{args.method}, ViT-B/16, {args.dtype}, {args.device}, torch '
+        f'{torch.__version__}, {args.threads} CPU threads, image '
+        f'{args.size[1]} x {args.size[0]}, median of {args.repeat}'
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: measure(name, args, Path(folder)) for name in args.benchmarks}
+    if args.json:
+        args.json.write_text(json.dumps(results))
 
 
 if __name__ == '__main__':

@@ -139,7 +139,8 @@ def table(record: dict[str, Any]) -> str:
         ratio = nouns['seconds']['apart'] / nouns['seconds']['step']
         name = 'small world, noun prompts: a step that takes equal texts apart / a step'
         rows[f'{name}, batch {nouns["batch_size"]}'] = f'{ratio:.2f}'
-    for name, seconds in (results['evaluation'] or {}).items():
+    for name, result in (results['evaluation'] or {}).items():
+        seconds = result['seconds']
         whole, stock = seconds['whole'], seconds['stock']
         rows[f'{name}: evaluation of an image / encoders'] = (
             f'{whole / seconds["encoder"]:.2f}'
