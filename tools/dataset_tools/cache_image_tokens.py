@@ -37,12 +37,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--num-workers', type=int, default=4, help='processes that load images'
     )
-    parser.add_argument(
-        '--images-per-file',
-        type=int,
-        default=1024,
-        help='which is what a stopped run may lose',
-    )
     cli.add_options_argument(parser)
     cli.add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -80,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             dtype=args.dtype,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
-            images_per_file=args.images_per_file,
         )
         print(
             f'{args.out or transform["root"]}: {done["images"]:,} images '
