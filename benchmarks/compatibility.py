@@ -42,13 +42,17 @@ from pacl_mmseg.ops import compatibility, compatibility_reference
 DIRECTIONS = ('forward', 'backward')
 
 
-def product(total: torch.Size, left: torch.Size, right: torch.Size, **_: Any) -> int:
-    """Operations of ``total += left @ right``, by the shapes."""
+def product(*arguments: Any, **_: Any) -> int:
+    """Operations of ``left @ right``, the last two of the shapes."""
+    left, right = [shape for shape in arguments if isinstance(shape, torch.Size)][-2:]
     return 2 * math.prod(left) * right[-1]
 
 
-# What PyTorch's counter does not know of itself.
-IN_PLACE = {torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}
+# PyTorch's counter knows neither those in place nor bmm with another out_dtype.
+PRODUCTS = dict.fromkeys(
+    [getattr(torch.ops.aten, name) for name in ('mm', 'bmm', 'addmm_', 'baddbmm_')],
+    product,
+)
 
 
 class Step:
@@ -81,7 +85,7 @@ class Step:
         """Floating-point operations of the matrix products."""
         counted = {}
         for way in DIRECTIONS:
-            with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+            with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
                 getattr(self, way)()
             counted[way] = counter.get_total_flops()
         return counted

@@ -172,7 +172,7 @@ def measure(training: Training, repeat: int, steps: int) -> dict[str, Any]:
         f'{hours:,.1f} hours'
     )
     phases = measure_phases(training.step, device)
-    total = sum(phases.values())
+    total = sum(phases.values()) or math.nan  # where GPUs cannot be profiled
     print(f'phases of a step, {1000 * total:.1f} ms in all:')
     for name, value in phases.items():
         print(f'{name:>9} {1000 * value:10.1f} ms {value / total:10.1%}')
