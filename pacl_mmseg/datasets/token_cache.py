@@ -6,7 +6,6 @@ import json
 import pickle
 import random
 import sys
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -204,12 +203,12 @@ def _write(
     for path in root.glob('*/.*.safetensors'):  # of a run that was killed
         path.unlink()
     cache, dtype = checksum(identity), identity['dtype']
-    todo, errors, grids = array('q'), array('d'), set()
-    for number in range(len(images)):
+    todo, errors, grids = [], [], set()
+    for name in images.indices:
         try:
-            stored = read_tokens(root, images.name(number), cache)
+            stored = read_tokens(root, name, cache)
         except (FileNotFoundError, ValueError):
-            todo.append(number)
+            todo.append(name)
         else:
             errors.append(stored['error'].item())
             grids.add(tuple(stored['grid'].tolist()))
@@ -241,7 +240,7 @@ def _write(
             )
     if not errors:
         raise ValueError(
-            f'None of the {len(images):,} images could be used '
+            f'None of the {len(images.indices):,} images could be used '
             f'({sample_counts.summary()}): check where they are.'
         )
     meta = _write_meta(
@@ -249,7 +248,7 @@ def _write(
         identity,
         grid=grids.pop(),
         images=len(errors),
-        skipped=len(images) - len(errors),
+        skipped=len(images.indices) - len(errors),
         # Of the same images the same, whatever their order.
         relative_error=sqrt(fsum(error**2 for error in errors) / len(errors)),
     )
@@ -318,7 +317,7 @@ def _write_file(path: Path, content: bytes) -> None:
 class _Images(Dataset):
     """The distinct images of a data set, as they are encoded, and their names.
 
-    An item is None where the image cannot be used.
+    Items go by these; one is None where the image cannot be used.
     """
 
     def __init__(self, dataset: Mapping, transforms: Sequence[Mapping]) -> None:
@@ -329,21 +328,14 @@ class _Images(Dataset):
                 'is made of a data set such as CocoCaptionsDataset.'
             )
         self.dataset.full_init()
-        count = len(self.dataset)
-        names = (image_name(self.dataset.get_data_info(i)) for i in range(count))
-        hashes = np.fromiter(map(hash, names), np.int64, count)  # smaller than names
-        self.indices = np.sort(np.unique(hashes, return_index=True)[1])
-        self.counts = sample_counts  # shared with the workers
+        self.indices: dict[str, int] = {}
+        for index in range(len(self.dataset)):
+            name = image_name(self.dataset.get_data_info(index))
+            self.indices.setdefault(name, index)
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, number: int) -> str:
-        return image_name(self.dataset.get_data_info(int(self.indices[number])))
-
-    def __getitem__(self, number: int) -> tuple[str, Tensor] | None:
+    def __getitem__(self, name: str) -> tuple[str, Tensor] | None:
         before = _random_state()
-        results = self.dataset.prepare_data(int(self.indices[number]))
+        results = self.dataset.prepare_data(self.indices[name])
         if _random_state() != before:
             raise ValueError(
                 'The transforms of LoadImageTokens draw random numbers, but a cache '
@@ -358,7 +350,7 @@ class _Images(Dataset):
                 'LoadPILImage.'
             )
         image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
-        return self.name(number), torch.from_numpy(image)
+        return name, torch.from_numpy(image)
 
 
 def _collate(items: Sequence[tuple[str, Tensor] | None]) -> tuple[list[str], Tensor]:
