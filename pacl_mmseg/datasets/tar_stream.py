@@ -151,6 +151,8 @@ def _read_files(
     with tarfile.open(fileobj=source, mode='r|') as archive:
         for member in archive:
             archive.members = []  # or it remembers all
+            if {'path', 'size'} & archive.pax_headers.keys():
+                raise tarfile.ReadError('one name or size for all files')
             source.next_header = archive.offset
             if not member.isreg() or re.match(r'__[^/]*__($|/)', member.name):
                 continue

@@ -168,6 +168,15 @@ def test_a_sparse_file_is_not_expanded(tar, tmp_path):
     assert [sample['jpg'] for sample in samples] == [None]
 
 
+def test_a_header_may_not_name_all_files(tmp_path):
+    """As the tar format lets it: they would have no key, and be lacking unnoticed."""
+    with tarfile.open(
+        tmp_path / 'odd.tar', 'w', format=tarfile.PAX_FORMAT, pax_headers=dict(path='a')
+    ) as archive:
+        archive.addfile(tarfile.TarInfo('0.txt'))
+    assert read(tmp_path / 'odd.tar') == ([], 'one name or size for all files')
+
+
 def test_a_silent_command_is_killed_with_its_children(tar, tmp_path):
     pid = tmp_path / 'pid'
     command = f"head -c 30000 {tar}; sh -c 'echo $$ > {pid}; exec sleep 600' | cat"
