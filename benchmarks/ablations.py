@@ -127,8 +127,9 @@ def table(measured: Sequence[Cell]) -> str:
     return markdown_table(header, rows, left=2)
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float | None]) -> str:
     """Mean ± sample standard deviation, without the latter for a single value."""
+    values = [value for value in values if value is not None]  # not finite
     if not values:
         return ''
     mean = f'{statistics.fmean(values):.1f}'

@@ -115,6 +115,12 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
     from pacl_mmseg.apis import read_options
 
     options = read_options(args.cfg_options)
+    for key in options:
+        if key.split('.')[0] == 'test_pipeline':
+            raise ValueError(
+                f'--cfg-options {key}: that is for single images (inference_model); '
+                'a test takes test_dataloader.dataset.pipeline.'
+            )
     if getattr(args, 'subset', None) is not None:
         options['test_dataloader.dataset.indices'] = args.subset
     if getattr(args, 'amp', False):
@@ -150,7 +156,8 @@ def config_from(args: argparse.Namespace) -> Config:
     check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     set_data_root(args)
-    cfg = load_config(args.config)
+    options = options_from(args)
+    cfg = load_config(args.config, options)
     if getattr(args, 'protocol', None):
         if 'benchmark' not in cfg:
             raise ValueError(
@@ -160,7 +167,7 @@ def config_from(args: argparse.Namespace) -> Config:
         from pacl_mmseg.benchmark import apply_protocol
 
         apply_protocol(cfg, args.protocol, cfg.benchmark)
-    apply_options(cfg, options_from(args))
+        apply_options(cfg, options)  # which win
     cfg.launcher = args.launcher
     parts = [Path(args.config).stem, getattr(args, 'protocol', None)]
     default = Path('work_dirs') / '_'.join(filter(None, parts))

@@ -26,7 +26,7 @@ _UNTYPED = {
 # What MMEngine takes out of a part before it builds it.
 _BUILDERS = (
     *('type', '_scope_', 'constructor', 'paramwise_cfg', 'num_batch_per_epoch'),
-    *('convert_to_iter_based', 'epoch_length'),
+    *('convert_to_iter_based', 'epoch_length', 'priority'),
 )
 # Where layers come from, which MMCV builds in ways of its own.
 _LAYERS = ('torch.nn', 'mmcv.cnn', 'mmcv.ops', 'mmengine.utils')
@@ -59,6 +59,8 @@ def check_config(config: Config) -> None:
     for path, part in walk(used):
         kind = part.get('type')
         if kind is None and path not in _UNTYPED:
+            continue
+        if 'init_cfg' in path.split('.'):  # MMEngine takes it apart in its own way
             continue
         takers = [_UNTYPED[path]] if kind is None else _registered(kind)
         problems = [_problem(path, part, taker) for taker in takers]

@@ -19,11 +19,11 @@ from pacl_mmseg.utils.names import did_you_mean
 
 # Options of ``test_cfg`` that MMSeg's segmentors take.
 MMSEG_DECODING = ('mode', 'crop_size', 'stride')
-# What MMEngine's runner and MMSeg's tools look for in a config.
-_RUNNER_KEYS = (
+# What MMEngine's runner, MMSeg's tools and its inference look for in a config.
+_READ = (
     *inspect.signature(Runner).parameters,
     *('runner_type', 'tta_model', 'tta_pipeline', 'find_unused_parameters', 'sync_bn'),
-    *('model_wrapper_cfg', 'compile', 'custom_imports'),
+    *('model_wrapper_cfg', 'compile', 'custom_imports', 'test_pipeline'),
 )
 
 
@@ -55,19 +55,24 @@ def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:
         options: Dotted keys and their new values.
 
     Raises:
-        ValueError: A key begins with what is neither in the config nor known to
-            MMEngine, which would go unnoticed; or as :func:`check_encoder` and
+        ValueError: A key begins with what nothing reads, which would go unnoticed; or
+            as :func:`check_encoder` and
             :func:`~pacl_mmseg.apis.checking.check_config`.
     """
     for key in options or {}:
         first = key.split('.')[0]
         if first == 'encoder':
             raise ValueError(f'--cfg-options {key}: its name is model.{key}.')
-        known = {*config.keys(), *_RUNNER_KEYS}
-        if first not in known:
+        if first in config and first not in _READ:
+            raise ValueError(
+                f'--cfg-options {key}: {first} is a variable of the config file, which '
+                'has been used already: change what it went into, such as '
+                'train_cfg.max_iters or train_dataloader.dataset.pipeline.'
+            )
+        if first not in _READ:
             raise ValueError(
                 f'--cfg-options {key}: the config has no {first!r}.'
-                + did_you_mean(first, sorted(known))
+                + did_you_mean(first, _READ)
             )
     config.merge_from_dict(dict(options or {}))
     check_encoder(config)

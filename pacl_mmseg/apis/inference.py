@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mmseg.apis
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import nn
@@ -87,6 +88,12 @@ class Inferencer(mmseg.apis.MMSegInferencer):
         super().__init__(model, weights, **kwargs)
         if not {'classes', 'palette', 'dataset_name'} & kwargs.keys():
             self.visualizer.dataset_meta = self.model.dataset_meta
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        # What data sets are tested by may load no files, as the small world's does.
+        pipeline = cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline
+        cfg.test_dataloader.dataset.pipeline = copy.deepcopy(pipeline)
+        return super()._init_pipeline(cfg)
 
     def _init_model(
         self, cfg: Config, weights: str | None, device: str = 'cpu'

@@ -67,7 +67,10 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 fontsize=7,
             )
     legend = bars | dict(sorted(diamonds.items()))
-    protocols = dict.fromkeys(row['protocol'] for row in rows)
+    protocols = dict.fromkeys(
+        ' '.join([row['protocol'], row['notes'].get('mIoU', '')]).strip()
+        for row in rows
+    )
     figure.supxlabel(f'protocol: {", ".join(protocols)}', fontsize=8)
     if legend:
         figure.legend(

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from mmengine.config import Config
 
 from pacl_mmseg.benchmark.missing import missing_data, missing_weights
+from pacl_mmseg.benchmark.protocols import subset_in_words
 from pacl_mmseg.benchmark.results import (
     TRAINED,
     config_sha256,
@@ -311,7 +312,9 @@ def _run_cells(
             failures[cell] = failure
             report(f'failed: {failure}', end=True)
         else:
-            report(f'mIoU {cell.record()["metrics"].get("mIoU")}', end=True)
+            record = cell.record()
+            images = subset_in_words(record['protocol'])
+            report(f'mIoU {record["metrics"].get("mIoU")} on {images}', end=True)
         refresh(failures)
     if not todo:
         refresh(failures)

@@ -39,7 +39,8 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         return None
     root, indices = dataset.get('data_root'), dataset.get('indices')
     segmentation = _is_segmentation(str(dataset.get('type')))
-    if not root or '://' in root:
+    store = (dataset.get('backend_args') or {}).get('backend', 'local')
+    if not root or '://' in root or store != 'local':
         if not root and segmentation and indices is not None:
             chosen(open_dataset(dataset).load_data_list(), indices)
         return None

@@ -200,6 +200,7 @@ def _write(
     meta = read_meta(root, complete=False)
     if meta:
         _compare(root, meta, identity)
+        identity = meta['identity']  # which may name the encoder's file otherwise
     for path in root.glob('*/.*.safetensors'):  # of a run that was killed
         path.unlink()
     cache, dtype = checksum(identity), identity['dtype']

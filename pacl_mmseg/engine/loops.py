@@ -90,6 +90,11 @@ class PretrainLoop(IterBasedTrainLoop):
         Raises:
             RuntimeError: A data worker or another process was lost.
         """
+        if self._iter >= self._max_iters:
+            self.runner.logger.warning(
+                f'Nothing to train: {self._iter} of train_cfg.max_iters='
+                f'{self._max_iters} iterations are done.'
+            )
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._resumed_random_state is not None:
@@ -101,7 +106,9 @@ class PretrainLoop(IterBasedTrainLoop):
             try:
                 self._train(interrupt)
             except (RuntimeError, EOFError, ConnectionError) as error:
-                raise _explained(error, self._iter + 1, self.runner) from error
+                raise _explained(
+                    error, self._iter + 1, self.runner, interrupt.signal
+                ) from error
             finally:
                 self.dataloader_iterator.stop()
             self.runner.call_hook('after_train_epoch')
@@ -143,10 +150,15 @@ def accumulated(optim_wrapper: OptimWrapper) -> int:
     return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
-def _explained(error: Exception, iteration: int, runner: Runner) -> Exception:
+def _explained(
+    error: Exception, iteration: int, runner: Runner, signal: str | None
+) -> Exception:
     """What a person can do about it, where something outside of training failed."""
     reason = str(error).strip()
-    if reason.startswith('DataLoader worker (pid') or not isinstance(
+    if signal:  # of several processes, of which one could not go on
+        what = f'{signal} stopped a process that waited'
+        remedy = 'no checkpoint of this iteration was written;'
+    elif reason.startswith('DataLoader worker (pid') or not isinstance(
         error, RuntimeError
     ):
         what = 'A data worker was lost'

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
@@ -284,7 +285,15 @@ class ContrastivePretrainRunner(Runner):
         Raises:
             RuntimeError: The work directory has checkpoints from later in training.
         """
+        wanted = self._schedule()
         super().resume(filename, *args, **kwargs)
+        if wanted not in (None, self._schedule()):
+            self.logger.warning(
+                f'Learning rates and their schedule are those of {filename}, not those '
+                'of the config, which has others: to train by these, start from its '
+                f'weights with --cfg-options load_from={filename} in another '
+                '--work-dir.'
+            )
         newest = latest(self.work_dir)
         step = re.search(r'iter_(\d+)\.pth$', newest or '')
         if step and int(step[1]) > self.iter:
@@ -314,6 +323,15 @@ class ContrastivePretrainRunner(Runner):
                 f'{batch / self.world_size:g} to keep it.'
             )
         loop.load_state_dict(data, states[self.rank]['random'] if same_layout else None)
+
+    def _schedule(self) -> list | None:
+        """What a checkpoint brings along of it, whatever the config says."""
+        if type(self.optim_wrapper) not in (OptimWrapper, AmpOptimWrapper):
+            return None  # not built yet, or several
+        groups = self.optim_wrapper.param_groups
+        rates = [(g.get('initial_lr'), g.get('weight_decay')) for g in groups]
+        steps = self.param_schedulers if isinstance(self.param_schedulers, list) else ()
+        return [rates, [(s.end, getattr(s, 'T_max', None)) for s in steps]]
 
 
 def unformatted(config: Config) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 from pacl_mmseg.utils import check_name
 
 ENVIRONMENT = ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')
-NUMBERS = ('lr', 'weight_decay', 'eps', 'momentum')
+NUMBERS = ('lr', 'weight_decay')
 
 
 def check_settings(cfg: Mapping[str, Any], env_cfg: Mapping[str, Any]) -> None:

@@ -85,6 +85,12 @@ def _decide(
             f'{work_dir} has checkpoints of an earlier run, which would be lost: go on '
             'with it by --resume, give another --work-dir, or remove them.'
         )
+    local = resume and load_from and newest and '://' not in load_from + newest
+    if local and Path(load_from).resolve().parent != Path(newest).resolve().parent:
+        raise RuntimeError(
+            f'{work_dir} has checkpoints of another run than that of {load_from}, and '
+            'they would be mixed up: give another --work-dir, or remove them.'
+        )
     job.write_text(_job())
     stopped.unlink(missing_ok=True)
     if resume and load_from is None:

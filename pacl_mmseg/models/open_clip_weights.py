@@ -92,6 +92,8 @@ def load_weights(clip: CustomTextCLIP, path: str) -> None:
         widths = [values[key].shape[-1:] for values in (weights, own) if key in values]
         if len(widths) == 2 and widths[0] == widths[1]:
             resize(weights, clip)
+    for key in [k for k in weights if k.endswith('.position_ids') and k not in own]:
+        del weights[key]  # 0, 1, 2, ..., in older files
     _check(weights, own)
     clip.load_state_dict(weights)
 

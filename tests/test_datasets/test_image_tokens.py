@@ -332,6 +332,15 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(root.glob('*/*.safetens*'))}
 
 
+def test_an_encoder_by_another_name_changes_nothing(model, pixels, tmp_path):
+    tokens = cached(pixels, tmp_path)
+    write(model, tokens)
+    whole = contents(tmp_path)
+    model.backbone._description = 'the same weights, moved'
+    assert write(model, tokens)['written'] == 0
+    assert contents(tmp_path) == whole
+
+
 def write_two_batches(model, dataset: dict) -> None:
     """In a process of its own: it would take for ever over the third."""
     encode = model.backbone.forward

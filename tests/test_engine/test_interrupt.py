@@ -64,6 +64,16 @@ def test_a_signal_to_all_processes_ends_training_with_a_checkpoint(
     assert_same(whole, weights(last.with_name('iter_6.pth')))
 
 
+def test_a_checkpoint_of_a_signal_is_found_elsewhere_too(config, whole, tmp_path):
+    config.default_hooks.checkpoint.out_dir = str(tmp_path / 'elsewhere')
+    config.custom_hooks = [dict(type='SignalGroup', after=2, number=15)]
+    with pytest.raises(Interrupted, match=r'is .*/elsewhere/run/iter_3\.pth'):
+        run(config)
+    config.custom_hooks, config.resume = [], True
+    run(config)
+    assert_same(whole, weights(tmp_path / 'elsewhere' / 'run' / 'iter_6.pth'))
+
+
 def test_a_signal_while_the_next_batch_is_awaited(config, whole, monkeypatch):
     next_batch = EndlessBatches.__next__
     batches = iter(range(6))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import assert_same, run, train, weights
+from engine_runs import assert_same, log_of, run, train, weights
 from mmengine.config import Config
 
 
@@ -64,6 +64,24 @@ def test_a_stale_note_of_the_last_checkpoint_does_not_matter(config, whole):
     log = ''.join(p.read_text() for p in Path(config.work_dir).glob('*/*.log'))
     assert 'Samples so far: 24; in this run ' in log
     assert_same(whole, weights(Path(config.work_dir) / 'iter_6.pth'))
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'told'),
+    [
+        ('train_cfg.max_iters', 4, True),
+        ('optim_wrapper.optimizer.lr', 1.0, True),
+        ('train_cfg.val_interval', 5, False),
+    ],
+)
+def test_a_schedule_that_stays_that_of_the_checkpoint_is_told(config, key, value, told):
+    config.train_cfg.update(max_iters=2, val_interval=9)
+    run(config)
+    config.merge_from_dict({key: value})
+    config.resume = True
+    run(config)
+    assert ('Learning rates and their schedule are' in log_of(config.work_dir)) == told
+    assert ('Nothing to train: 2 of' in log_of(config.work_dir)) == (value != 4)
 
 
 def test_gradient_accumulation(config):

@@ -172,7 +172,7 @@ def test_a_loss_that_one_process_finds_not_finite_ends_all(job):
 def test_a_process_that_is_lost_or_hangs_ends_the_job(job, kind, reason):
     config = job(kind, 2, **accident(kind, 5, rank=1))
     config.env_cfg.dist_cfg.timeout = 15
-    done, _ = train(config, 2, patience=2)
+    done, _ = train(config, 2, patience=30 if kind == 'signal' else 2)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     sentence = r'Error: Another process of this job has ended, or hangs at iteration 6 '
     assert re.search(rf'{sentence}.*({reason}).*continue with --resume', done.stderr)

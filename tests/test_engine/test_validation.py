@@ -102,6 +102,16 @@ def test_what_killed_runs_have_left_is_swept(best):
     assert names == {kept, last.name, *own}
 
 
+def test_a_best_checkpoint_that_nothing_has_noted_yet_stays(best):
+    best.train_cfg.max_iters = 2
+    run(best)
+    (noted,) = Path(best.work_dir).glob('best_*')
+    newer = noted.rename(noted.with_name('best_mIoU_iter_3.pth'))
+    best.resume = True
+    run(best)
+    assert newer.exists()
+
+
 def test_a_best_checkpoint_amid_an_accumulation_is_refused(best):
     best.optim_wrapper.accumulative_counts = 2
     best.train_cfg.val_interval = 3

@@ -80,7 +80,10 @@ def test_what_is_resumed(work_dir, start):
     (work_dir / 'last_checkpoint').write_text(str(elsewhere))
     assert start(resume=True) == (True, str(elsewhere))
     checkpoints(work_dir, 5)
-    assert start(resume=True, load_from='other.pth') == (True, 'other.pth')
+    older = str(work_dir / 'iter_3.pth')
+    assert start(resume=True, load_from=older) == (True, older)
+    with pytest.raises(RuntimeError, match=r'of another run than that of other\.pth'):
+        start(resume=True, load_from='other.pth')
 
 
 def test_a_note_ends_what_is_started_again(work_dir, start):

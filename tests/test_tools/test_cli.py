@@ -194,6 +194,27 @@ def test_misspelt_settings(run, row):
     assert sentence.endswith(f'Did you mean {nearest!r}?')
 
 
+@pytest.mark.parametrize('option', ['max_iters=3', 'train_pipeline.0.prob=0'])
+def test_variables_of_a_config_are_refused(run, option):
+    sentence = run('train', PACL, '--cfg-options', option)
+    assert f'{option.partition("=")[0].split(".")[0]} is a variable of' in sentence
+    assert 'train_cfg.max_iters' in sentence
+    sentence = run('test', PACL, '--cfg-options', 'test_pipeline.0.type=X')
+    assert 'a test takes test_dataloader.dataset.pipeline' in sentence
+
+
+def test_what_mmengine_takes_out_of_a_part_is_no_mistake():
+    init = dict(type='Normal', std=0.01, override=dict(name='conv_seg'))
+    check_config(
+        Config(
+            dict(
+                custom_hooks=[dict(type='EMAHook', priority=60)],
+                model=dict(type='FCNHead', in_channels=2, channels=2, init_cfg=init),
+            )
+        )
+    )
+
+
 def test_what_nothing_is_known_of_is_left_to_mmengine():
     config = Config(
         dict(

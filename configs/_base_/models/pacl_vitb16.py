@@ -3,7 +3,7 @@
 # precision of the frozen towers and of the images in training, and
 # `model.encoder.compile=True`. How many images and texts a tower encodes at once,
 # model.backbone.batch_size and model.decode_head.text_encoder.batch_size, bounds memory
-# and changes nothing else.
+# and changes results by rounding alone.
 model = dict(
     type='ZeroShotSegmentor',
     encoder=dict(model='ViT-B-16-quickgelu', pretrained='openai'),

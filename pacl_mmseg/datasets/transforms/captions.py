@@ -241,6 +241,7 @@ def _load_spacy(model: str):
     except (ImportError, OSError) as error:
         raise ImportError(
             f'NounPrompt finds nouns with spaCy and its pipeline {model!r}: run '
-            f'`pip install spacy` and `python -m spacy download {model}`, or set '
-            "nouns='given' for data that brings its own nouns."
+            f'`pip install spacy` and `python -m spacy download {model}`, or set its '
+            "nouns='given' for data that brings its own nouns, or its prob=0 to train "
+            'on captions alone.'
         ) from error

@@ -75,16 +75,8 @@ class PretrainCheckpointHook(CheckpointHook):
     def after_train(self, runner: Runner) -> None:
         path = self._path(runner.iter)
         if 0 < runner.iter < runner.max_iters and self.last_ckpt != path:
-            runner.save_checkpoint(
-                self.out_dir,
-                self.filename_tmpl.format(runner.iter),
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
-                meta=dict(epoch=runner.epoch, iter=runner.iter),
-                by_epoch=False,
-                backend_args=self.backend_args,
-            )
-            self.last_ckpt = path
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, runner.iter, meta)
             self._sweep(runner)
         self.best_ckpt_path_dict = dict(enumerate(self._best(runner)))  # to publish
         super().after_train(runner)
@@ -102,7 +94,10 @@ class PretrainCheckpointHook(CheckpointHook):
         """Remove all regular checkpoints but the newest, and best ones of before."""
         if not is_main_process():
             return
-        best = {Path(path).name for path in self._best(runner)}
+        noted = self._best(runner)
+        best = {Path(path).name for path in noted}
+        # Not where the noted one is gone: a better one came after the last checkpoint.
+        sure = all(map(self.file_backend.exists, noted))
         regular = re.escape(self.filename_tmpl).replace(r'\{\}', r'(\d+)')
         steps, surplus = [], []
         for name in self.file_backend.list_dir_or_file(
@@ -110,7 +105,7 @@ class PretrainCheckpointHook(CheckpointHook):
         ):
             if found := re.fullmatch(regular, name):
                 steps.append(int(found[1]))
-            elif re.fullmatch(f'best_.+_{regular}', name) and name not in best:
+            elif sure and re.fullmatch(f'best_.+_{regular}', name) and name not in best:
                 surplus.append(self.file_backend.join_path(self.out_dir, name))
         if self.keep > 0:
             surplus += map(self._path, sorted(steps)[: -self.keep])
