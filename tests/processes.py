@@ -6,7 +6,7 @@ A server that has imported everything forks each of them (multiprocessing's
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import runpy
 import socket
@@ -84,35 +84,31 @@ def tool(name: str, *arguments: object, **options: object) -> Done:
 
 
 def ranks(
-    function: Callable, processes: int, *arguments: object, timeout: float = 300
+    function: Callable, processes: int, *arguments: object, patience: float = 30
 ) -> list[Done]:
     """Run a function in so many processes of one job, with torchrun's environment.
 
-    Where one fails the others are ended, as torchrun does.
+    Where one fails, the others are killed after ``patience`` seconds, as launchers do;
+    so is a job that hangs.
     """
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    job = dict(
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes)
-    )
-    started = [
-        Process(
-            function,
-            *arguments,
-            env={**job, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-        )
-        for rank in range(processes)
-    ]
-    end = time.monotonic() + timeout
-    while any(one.process.exitcode is None for one in started):
-        if time.monotonic() > end or any(one.process.exitcode for one in started):
-            break
-        time.sleep(0.05)
-    for one in started:  # grace for those that are about to say why
-        one.process.join(5 if any(o.process.exitcode for o in started) else 0)
-        one.process.terminate()
-    return [one.wait(30) for one in started]
+    started = []
+    for rank in range(processes):
+        job = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_PORT=port)
+        env = {'MASTER_ADDR': '127.0.0.1', **{k: str(v) for k, v in job.items()}}
+        started.append(Process(function, *arguments, env=env))
+    children = [one.process for one in started]
+    end = time.monotonic() + 300
+    while alive := [child.sentinel for child in children if child.is_alive()]:
+        multiprocessing.connection.wait(alive, end - time.monotonic())
+        if any(child.exitcode for child in children) or time.monotonic() > end:
+            for child in children:
+                child.join(patience)
+                child.kill()
+                child.join()
+    return [one.wait() for one in started]
 
 
 def _child(

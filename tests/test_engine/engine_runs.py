@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing.connection
-import socket
 import time
 from pathlib import Path
 
 import accidents  # noqa: F401
 import torch
 from mmengine.config import Config
-from processes import Done, Process, script
+from processes import Done, ranks, script
 
 from pacl_mmseg.registry import RUNNERS
 
@@ -42,38 +40,19 @@ def write(config: Config, path: Path) -> Path:
     return path
 
 
-def train(config: Config, ranks: int = 1, patience: float = 30) -> list[Done]:
+def train(config: Config, processes: int = 1, patience: float = 30) -> list[Done]:
     """Train by tools/train.py in processes of their own.
 
     Args:
         config: With the work directory.
-        ranks: Number of processes.
-        patience: Seconds after which the others are killed when one has failed, as
-            launchers do.
-
+        processes: How many.
+        patience: As of :func:`processes.ranks`.
     """
     folder = Path(config.work_dir).with_name(f'processes{time.monotonic_ns()}')
     folder.mkdir()
     path = write(config, folder / 'config.py')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        job = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, MASTER_PORT=port)
-        env = {'MASTER_ADDR': '127.0.0.1', **{k: str(v) for k, v in job.items()}}
-        launcher = ['--launcher', 'pytorch'] if ranks > 1 else []
-        processes.append(Process(_train, [str(path), *launcher], env=env))
-    children = [process.process for process in processes]
-    end = time.monotonic() + 300  # a job that hangs fails
-    while alive := [child.sentinel for child in children if child.is_alive()]:
-        multiprocessing.connection.wait(alive, end - time.monotonic())
-        if any(child.exitcode for child in children) or time.monotonic() > end:
-            for child in children:
-                child.join(patience)
-                child.kill()
-                child.join()
-    return [process.wait() for process in processes]
+    launcher = ['--launcher', 'pytorch'] if processes > 1 else []
+    return ranks(_train, processes, [str(path), *launcher], patience=patience)
 
 
 def _train(arguments: list[str]) -> None:

@@ -152,8 +152,8 @@ class ZeroShotTextHead(BaseDecodeHead):
         """
         maps, cls_tokens = self._tokens(inputs)
         tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
-        captions, own_texts = self._texts(batch_data_samples, len(tokens))
-        texts, ids, offset = gather_texts(own_texts, text_ids(captions))
+        own_ids, own_texts = self._texts(batch_data_samples, len(tokens))
+        texts, ids, offset = gather_texts(own_texts, own_ids)
         phi = self.compatibility(tokens, texts, offset, cls_tokens, ids)
         return {
             **self.loss_decode(phi, ids, offset),
@@ -162,8 +162,8 @@ class ZeroShotTextHead(BaseDecodeHead):
 
     def _texts(
         self, data_samples: Sequence | Mapping, images: int
-    ) -> tuple[Sequence[str], Tensor]:
-        """Captions of the batch's images and their embeddings ``(B, D)``."""
+    ) -> tuple[Tensor, Tensor]:
+        """Ids ``(B,)`` and embeddings ``(B, D)`` of the captions of the images."""
         known = data_samples if isinstance(data_samples, Mapping) else {}
         captions = (
             known.get('captions', [])
@@ -177,12 +177,13 @@ class ZeroShotTextHead(BaseDecodeHead):
                 'PackSegInputs.'
             )
         # Equal ones, noun prompts above all, are encoded once.
-        first, places = distinct(text_ids(captions))
+        ids = text_ids(captions)
+        first, places = distinct(ids)
         if 'text_tokens' in known:
             texts = known['text_tokens'][first]
         else:
             texts = [captions[index] for index in first]
-        return captions, repeat(self.text_encoder(texts), places)
+        return ids, repeat(self.text_encoder(texts), places)
 
     def _tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]
