@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from packaging.version import Version
+
 # The lowest versions that the test suite is known to pass with, per family.
 ONEDL = {
     'onedl-mmengine': '0.10.10',
@@ -38,45 +40,35 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def check_stack(version_of: Callable[[str], str | None] = installed_version) -> str:
-    """Find the one usable OpenMMLab family.
+def check_stack(version_of: Callable[[str], str | None] = installed_version) -> None:
+    """Look whether there is one usable OpenMMLab family.
 
     Args:
         version_of: Returns the installed version of a distribution, or None.
-
-    Returns:
-        ``'onedl'`` or ``'upstream'``.
 
     Raises:
         ImportError: Neither family is complete, both are there, or a package is
             too old. The message is one sentence with the remedy.
     """
-    found = {
-        family: {name: version_of(name) for name in packages}
-        for family, packages in (('onedl', ONEDL), ('upstream', UPSTREAM))
-    }
-    present = {f: [n for n, v in p.items() if v] for f, p in found.items()}
-    if present['onedl'] and present['upstream']:
+    onedl, upstream = (
+        [name for name in family if version_of(name)] for family in (ONEDL, UPSTREAM)
+    )
+    if onedl and upstream:
         raise ImportError(
-            f'Both OpenMMLab families are installed ({", ".join(present["onedl"])} '
-            f'and {", ".join(present["upstream"])}), which overwrite each other: '
-            f'use a fresh environment, and there {INSTALL}'
+            f'Both OpenMMLab families are installed ({", ".join(onedl)} and '
+            f'{", ".join(upstream)}), which overwrite each other: use a fresh '
+            f'environment, and there {INSTALL}'
         )
-    if not present['onedl'] and not present['upstream']:
-        raise ImportError(f'No OpenMMLab packages are installed: {INSTALL}')
-    family = 'onedl' if present['onedl'] else 'upstream'
-    needed = ONEDL if family == 'onedl' else UPSTREAM
-    remedy = INSTALL if family == 'onedl' else INSTALL_UPSTREAM
+    needed, remedy = (UPSTREAM, INSTALL_UPSTREAM) if upstream else (ONEDL, INSTALL)
     for name, lowest in needed.items():
-        version = found[family][name]
+        version = version_of(name)
         if version is None:
             raise ImportError(f'{name} is not installed: {remedy}')
-        if _numbers(version) < _numbers(lowest):
+        if Version(version) < Version(lowest):
             raise ImportError(
                 f'{name} {version} is too old, {lowest} or newer is needed: '
                 f"pip install '{name}>={lowest}'"
             )
-    return family
 
 
 @contextlib.contextmanager
@@ -95,13 +87,3 @@ def without_noise() -> Iterator[None]:
         for line in printed.getvalue().splitlines():
             if line != 'Could not import OneDL':
                 print(line)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """'2.3.1.post1+cu118' -> (2, 3, 1): enough to compare release versions."""
-    numbers = []
-    for part in version.split('+')[0].split('.'):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)

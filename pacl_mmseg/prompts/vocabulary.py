@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from mmseg.utils import get_classes
+from mmseg.utils.class_names import dataset_aliases
+
+from pacl_mmseg.utils.names import check_name
 
 _DATA = Path(__file__).parent
 
@@ -79,7 +84,9 @@ class Vocabulary:
     @property
     def dataset_meta(self) -> dict[str, Any]:
         """``classes`` and a ``palette``, as MMSeg's models carry them."""
-        return dict(classes=self.classes, palette=_palette(len(self.classes)))
+        random = np.random.default_rng(0)
+        palette = random.integers(256, size=(len(self.classes), 3)).tolist()
+        return dict(classes=self.classes, palette=palette)
 
     @classmethod
     def from_dataset(cls, name: str) -> Vocabulary:
@@ -95,31 +102,10 @@ class Vocabulary:
         Raises:
             ValueError: If the dataset is unknown.
         """
-        from mmseg.utils import get_classes
-        from mmseg.utils.class_names import dataset_aliases
-
         files = {path.stem: path for path in _DATA.glob('*.txt')}
         if name in files:
             return cls.from_list(files[name].read_text(encoding='utf-8').splitlines())
         aliases = [alias for group in dataset_aliases.values() for alias in group]
-        if name in aliases:
-            # One name per class: what mmseg writes is never a synonym list.
-            return cls.from_list([[entry] for entry in get_classes(name)])
-        known = sorted([*files, *aliases])
-        nearest = difflib.get_close_matches(name, known) or known
-        raise ValueError(
-            f'no class names are known for dataset {name!r}, but for '
-            f'{", ".join(nearest)}'
-        )
-
-
-def _palette(count: int) -> list[list[int]]:
-    """Distinct colours: Pascal VOC's bit-reversed numbering, without its black."""
-    colours = []
-    for index in range(1, count + 1):
-        colour = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                colour[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colours.append(colour)
-    return colours
+        check_name('dataset with known class names', name, sorted([*files, *aliases]))
+        # One name per class: what mmseg writes is never a synonym list.
+        return cls.from_list([[entry] for entry in get_classes(name)])

@@ -139,5 +139,5 @@ def test_datasets_without_a_file_are_those_of_mmseg(name):
 
 
 def test_unknown_dataset_names_the_nearest():
-    with pytest.raises(ValueError, match="'ade20'.*ade20k"):
+    with pytest.raises(ValueError, match="'ade20'; .* Did you mean 'ade20k'?"):
         Vocabulary.from_dataset('ade20')
