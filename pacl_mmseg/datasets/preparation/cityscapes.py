@@ -1,18 +1,17 @@
-"""Cityscapes' training labels, by MMSeg's converter."""
+"""Cityscapes' training labels, by the program of its authors."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pacl_mmseg.datasets.preparation.layout import Layout
-from pacl_mmseg.datasets.preparation.sources import mmseg_converter, require
+from pacl_mmseg.datasets.preparation.sources import require
 from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+
+_PROGRAM = 'cityscapesscripts.preparation.json2labelImg'
 
 
 def convert_cityscapes(
@@ -20,7 +19,7 @@ def convert_cityscapes(
 ) -> Summary:
     """``_labelTrainIds`` masks of Cityscapes from its polygons.
 
-    MMSeg's program insists on all three splits; this calls what it does to each mask.
+    As MMSeg's program makes them, which insists on all three splits.
 
     Args:
         layout: Where the benchmark lies.
@@ -44,14 +43,13 @@ def convert_cityscapes(
     for path in polygons:
         name = path.name.replace('_polygons.json', '_labelTrainIds.png')
         jobs.append(Job(layout.masks / path.parent.name / name, path))
-    require('cityscapesscripts.preparation.json2labelImg')  # by MMSeg's converter
+    require(_PROGRAM)
     return write_images(_labels, jobs, **options)
 
 
 def _labels(polygons: Path) -> np.ndarray:
     """Labels 0 to 18, and 255: ``(H, W)``, uint8."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(polygons, folder)  # it writes the mask beside the polygons
-        mmseg_converter('cityscapes').convert_json_to_label(copy)
-        (result,) = Path(folder).glob('*.png')
-        return np.array(Image.open(result))
+    program = require(_PROGRAM)
+    annotation = program.Annotation()
+    annotation.fromJsonFile(str(polygons))
+    return np.array(program.createLabelImage(annotation, 'trainIds'))
