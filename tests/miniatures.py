@@ -65,47 +65,6 @@ COCO_STUFF = {n: blocks(i, 11, 79, 80, 170, 255) for i, n in enumerate(NAMES)}
 COCO_OBJECT = {n: blocks(i + 1, 12, 80, 0, 0, 0) for i, n in enumerate(NAMES)}
 
 
-def instances(path: Path) -> None:
-    """COCO's instances, as polygons and as run lengths."""
-    height, width = SIZE
-    content = dict(images=[], annotations=[])
-    for index, name in enumerate(NAMES):
-        content['images'].append(
-            dict(id=index, file_name=f'{name}.jpg', height=height, width=width)
-        )
-
-        def add(category, area, crowd, segmentation, index=index):
-            content['annotations'].append(
-                dict(
-                    image_id=index,
-                    category_id=category,
-                    area=area,
-                    iscrowd=crowd,
-                    segmentation=segmentation,
-                )
-            )
-
-        # A cup (47) lies on a table (67), is listed before it, and stays visible.
-        add(47, 16, 0, [_rectangle(4, 4, 8, 8)])
-        add(67, 288, 0, [_rectangle(0, 0, 16, 12), _rectangle(20, 0, 28, 12)])
-        # A crowd of persons (1) below all, in columns 0 to 15.
-        add(1, 384, 1, dict(size=[height, width], counts=[0, 384, 384]))
-    path.write_text(json.dumps(content))
-
-
-def _rectangle(left: int, top: int, right: int, bottom: int) -> list[int]:
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def instances_mask() -> np.ndarray:
-    """Labels: cup 42, table 61, person 1."""
-    mask = np.zeros(SIZE, np.uint8)
-    mask[:, :16] = 1
-    mask[:12, :16] = mask[:12, 20:28] = 61
-    mask[4:8, 4:8] = 42
-    return mask
-
-
 def context(root: Path) -> None:
     """Needs pycocotools to write run lengths."""
     from pycocotools import mask as run_lengths

@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     parser.add_argument('benchmarks', nargs='+', help=', '.join(check_data.OFFICIAL))
     parser.add_argument(
         '--source',
-        help='official annotations, if not where docs/datasets.md puts them; for '
-        'coco_object also instances_val2017.json',
+        help='official annotations, if not where docs/datasets.md puts them',
     )
     parser.add_argument(
         '--nproc', type=int, default=usable_cores(), help='number of processes'

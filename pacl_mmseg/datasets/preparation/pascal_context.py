@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,9 @@ from scipy.io import loadmat
 
 from pacl_mmseg.datasets.large_vocabulary import IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
-from pacl_mmseg.datasets.preparation.sources import (
-    decode_segmentation,
-    read_annotation,
-    read_names,
-    require,
-)
-from pacl_mmseg.datasets.preparation.writing import (
-    Job,
-    Summary,
-    write_images,
-    write_lines,
-)
+from pacl_mmseg.datasets.preparation.sources import read_names, require
+from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.utils import whole_file
 
 # fmt: off
 CATEGORIES = (
@@ -61,23 +54,9 @@ def convert_context(
         ValueError: The file is damaged, or another.
     """
     require('pycocotools')
-    content = _read_annotation(source or layout.root / _ANNOTATION)
-    segments = defaultdict(list)
-    for segment in content['annos_segmentation']:
-        segments[segment['image_id']].append(segment)
-    images = {
-        Path(image['file_name']).stem: image
-        for image in content['images']
-        if image['phase'] == 'val'
-    }
-    write_lines(sorted(images), layout.split)
-    jobs = [
-        Job(
-            layout.masks / f'{name}.png',
-            (image['height'], image['width'], segments[image['image_id']]),
-        )
-        for name, image in sorted(images.items())
-    ]
+    images = _read_annotation(source or layout.root / _ANNOTATION)
+    _write_split(images, layout.split)
+    jobs = [Job(layout.masks / f'{name}.png', of) for name, of in images.items()]
     return write_images(_context_labels, jobs, **options)
 
 
@@ -110,21 +89,44 @@ def convert_context459(
         )
     annotation = layout.root / _ANNOTATION
     if annotation.is_file() or not layout.split.exists():  # a wrong list is mended
-        images = _read_annotation(annotation)['images']
-        names = [Path(x['file_name']).stem for x in images if x['phase'] == 'val']
-        write_lines(sorted(names), layout.split)
+        _write_split(_read_annotation(annotation), layout.split)
     names = read_names(layout.split)
     jobs = [Job(layout.masks / f'{x}.tif', folder / f'{x}.mat') for x in names]
     return write_images(_context459_labels, jobs, **options)
 
 
-def _read_annotation(path: Path) -> dict[str, list[dict]]:
-    """Images and segments of the annotation, its other parts left out."""
-    shape = dict(
-        images=('image_id', 'file_name', 'height', 'width', 'phase'),
-        annos_segmentation=_SEGMENT,
-    )
-    return read_annotation(path, shape, keep=_without_other_tasks)
+def _read_annotation(path: Path) -> dict[str, tuple[dict, list[dict]]]:
+    """By name, the validation images and the segments of each."""
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no {path}; docs/datasets.md has the link.')
+    try:
+        with path.open() as file:
+            content = json.load(file, object_hook=_without_other_tasks)
+    except ValueError as error:
+        raise ValueError(
+            f'{path} is damaged or half-downloaded ({error}): download it again; '
+            'docs/datasets.md has the link.'
+        ) from error
+    segments = defaultdict(list)
+    try:
+        for segment in content['annos_segmentation']:
+            segments[segment['image_id']].append(segment)
+        return {
+            Path(image['file_name']).stem: (image, segments[image['image_id']])
+            for image in sorted(content['images'], key=lambda x: x['file_name'])
+            if image['phase'] == 'val'
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is another kind of annotation, without the images and segments '
+            'of PASCAL in Detail; docs/datasets.md has the link.'
+        ) from error
+
+
+def _write_split(names: Iterable[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(''.join(f'{name}\n' for name in names))
 
 
 def _without_other_tasks(entry: dict) -> dict | None:
@@ -138,16 +140,17 @@ def _without_other_tasks(entry: dict) -> dict | None:
     return entry if 'counts' in entry else None  # run lengths
 
 
-def _context_labels(source: tuple[int, int, list[dict]]) -> np.ndarray:
+def _context_labels(source: tuple[dict, list[dict]]) -> np.ndarray:
     """Labels 0 to 59: ``(H, W)``, uint8."""
-    height, width, segments = source
-    labels = np.zeros((height, width), dtype=np.uint8)
+    image, segments = source
+    coco = require('pycocotools.coco').COCO()
+    coco.imgs[image['image_id']] = image
+    labels = np.zeros((image['height'], image['width']), dtype=np.uint8)
     for segment in segments:
         category = segment['category_id']
         if category not in CATEGORIES:
             raise ValueError(f'category {category} is none of the 59')
-        inside = decode_segmentation(segment['segmentation'], height, width)
-        labels[inside] = CATEGORIES.index(category) + 1
+        labels[coco.annToMask(segment) > 0] = CATEGORIES.index(category) + 1
     return labels
 
 

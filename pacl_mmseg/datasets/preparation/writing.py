@@ -33,21 +33,17 @@ class Summary:
         written: Files written now.
         kept: Files that were there already.
         broken: For each input that could not be read, its target and the reason.
-        skipped: Annotated images that are not among the benchmark's.
     """
 
     written: int
     kept: int
     broken: tuple[str, ...]
-    skipped: int = 0
 
     def __str__(self) -> str:
         counts = (
             f'{self.written} files written, {self.kept} were there already, '
             f'{len(self.broken)} have broken sources'
         )
-        if self.skipped:
-            counts += f', {self.skipped} skipped, since there is no such image'
         return '\n'.join([counts, *(f'  {line}' for line in self.broken)])
 
 
@@ -90,19 +86,6 @@ def write_images(
         kept=len(jobs) - len(pending),
         broken=broken,
     )
-
-
-def write_lines(lines: Sequence[str], target: Path) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        ValueError: There is a folder of that name.
-    """
-    if target.is_dir():
-        raise ValueError(f'{target} is a folder, but should be a file: move it away.')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as part:
-        part.write_text(''.join(f'{line}\n' for line in lines))
 
 
 def _in_processes(
