@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from mmengine import dist
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.profiler import record_function
 
 from pacl_mmseg.registry import MODELS
@@ -43,12 +42,10 @@ class InfoNCELoss(nn.Module):
             has no parameters.
         mask_duplicates: Do not count a pair's image and a text of the same id as its
             own text as a negative, nor in the accuracies. Needs ``text_ids``.
-        loss_weight: Factor on the loss.
-        loss_name: Key of the loss; contains 'loss', as MMEngine adds up those keys.
 
     Raises:
-        ValueError: A scale that is not positive, an initial scale above a learnable
-            one's bound, or a name without 'loss'.
+        ValueError: A scale that is not positive, or an initial scale above a learnable
+            one's bound.
     """
 
     def __init__(
@@ -56,8 +53,6 @@ class InfoNCELoss(nn.Module):
         logit_scale: float = 1 / 0.07,
         learnable: bool = False,
         mask_duplicates: bool = True,
-        loss_weight: float = 1.0,
-        loss_name: str = 'loss_infonce',
     ) -> None:
         super().__init__()
         if logit_scale <= 0:
@@ -66,12 +61,8 @@ class InfoNCELoss(nn.Module):
             raise ValueError(
                 f'A learnt logit_scale is at most {MAX_LOGIT_SCALE}, not {logit_scale}.'
             )
-        if 'loss' not in loss_name:
-            raise ValueError(f"loss_name must contain 'loss', unlike {loss_name!r}.")
         self.learnable = learnable
         self.mask_duplicates = mask_duplicates
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
         if learnable:
             log_scale = torch.tensor(math.log(logit_scale), dtype=torch.float32)
             self.log_logit_scale = nn.Parameter(log_scale)
@@ -104,7 +95,7 @@ class InfoNCELoss(nn.Module):
                 belongs to text ``offset + i``.
 
         Returns:
-            ``{loss_name: loss, 'acc_i2t': ..., 'acc_t2i': ...}``, scalars. The
+            ``{'loss_infonce': ..., 'acc_i2t': ..., 'acc_t2i': ...}``, scalars. The
             accuracies are percentages of the global batch of images (texts) whose
             own text (image) scores above every negative; ties count as misses. If
             the factor is learnable, also its value as ``'logit_scale'``.
@@ -137,11 +128,7 @@ class InfoNCELoss(nn.Module):
             loss, acc_i2t, acc_t2i = _symmetric_cross_entropy(
                 logits, rows, columns, world_size
             )
-        result = {
-            self.loss_name: self.loss_weight * loss,
-            'acc_i2t': acc_i2t,
-            'acc_t2i': acc_t2i,
-        }
+        result = dict(loss_infonce=loss, acc_i2t=acc_i2t, acc_t2i=acc_t2i)
         if self.learnable:
             result['logit_scale'] = scale.detach()
         return result
@@ -172,9 +159,16 @@ def _symmetric_cross_entropy(
         best[0] = negatives.amax(dim=0)
         best[1, columns] = positives
         dist.all_reduce(best, 'max')
-    column_terms = _GlobalColumnLogSumExp.apply(logits, best.amax(dim=0)).sum()
+        # And its log-sum-exp over them.
+        largest = best.amax(dim=0)
+        totals = (logits - largest).exp_().sum(dim=0)
+        dist.all_reduce(totals, 'sum')
+        totals = totals.log_().add_(largest)
+        column_terms = totals.sum()
     row_terms = (logits.logsumexp(dim=1) - 2 * positives).sum()
-    local_loss = (row_terms + column_terms) / (2 * texts)
+    # The second sum is a constant whose gradient is that of `column_terms`: the softmax
+    # over each column, of which every process needs its own rows alone.
+    local_loss = (row_terms + (logits - totals).exp().sum()) / (2 * texts)
     with torch.no_grad():
         sums = torch.stack([row_terms, (positives > negatives.amax(dim=1)).sum()])
         dist.all_reduce(sums, 'sum')
@@ -184,30 +178,6 @@ def _symmetric_cross_entropy(
     loss = world_size * local_loss
     # In this order it is exactly `value`, the same on all processes.
     return value + (loss - loss.detach()), acc_i2t, acc_t2i
-
-
-class _GlobalColumnLogSumExp(torch.autograd.Function):
-    """Log-sum-exp of each column over the rows of all processes.
-
-    Every process gets the same (N,) result; backward gives each its own rows'
-    gradient and communicates nothing.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, logits: Tensor, maxima: Tensor) -> Tensor:
-        """(B, N) logits and (N,) column maxima over all processes to (N,)."""
-        total = (logits - maxima).exp_().sum(dim=0)
-        dist.all_reduce(total, 'sum')
-        result = total.log_().add_(maxima)
-        ctx.save_for_backward(logits, result)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        """(N,) gradient to (B, N): the softmax over the column, scaled."""
-        logits, result = ctx.saved_tensors
-        return (logits - result).exp_().mul_(grad), None
 
 
 def gather_texts(texts: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -234,9 +204,12 @@ def gather_texts(texts: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor, int]:
     sizes = torch.cat(dist.all_gather(size)).tolist()
     offset = sum(sizes[: dist.get_rank()])
     ids = _gather_rows(text_ids, sizes)
-    if texts.requires_grad and torch.is_grad_enabled():
-        return _GatherRows.apply(texts, sizes, offset), ids, offset
-    return _gather_rows(texts.detach(), sizes), ids, offset
+    everyones = _gather_rows(texts.detach(), sizes)
+    behind = everyones[offset + len(texts) :]
+    everyones = torch.cat([everyones[:offset], texts, behind])
+    if everyones.requires_grad:
+        everyones.register_hook(_sum_over_processes)
+    return everyones, ids, offset
 
 
 def _gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
@@ -248,24 +221,11 @@ def _gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(gathered, sizes, strict=True)])
 
 
-class _GatherRows(torch.autograd.Function):
-    """:func:`_gather_rows` with a gradient, summed over the processes."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, rows: Tensor, sizes: list[int], offset: int
-    ) -> Tensor:
-        """(B, D) rows of this process to (N, D) of all."""
-        ctx.own = slice(offset, offset + len(rows))
-        return _gather_rows(rows, sizes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        """(N, D) gradient of this process' loss to (B, D) of the sum of all."""
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad, 'sum')
-        return grad[ctx.own], None, None
+def _sum_over_processes(grad: Tensor) -> Tensor:
+    """The sum of all processes' gradients of what is the same on all."""
+    grad = grad.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(grad, 'sum')
+    return grad
 
 
 def text_ids(captions: Sequence[str]) -> Tensor:
