@@ -11,7 +11,7 @@ from torch import Tensor
 from pacl_mmseg.models.frozen import DTYPES
 from pacl_mmseg.models.open_clip_model import preprocess_config
 from pacl_mmseg.registry import MODELS
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.utils.names import check_choice
 
 # Images normalised at once. What is between bytes and result, float32, takes 19 MB at
 # 224 px: that fits in the cache of a large GPU (an H200's has 50 MB), while that of a
@@ -53,11 +53,7 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
         mixed_sizes: bool = False,
         **kwargs: object,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(
-                f'dtype must be one of {DTYPES}, not {dtype!r}.'
-                + did_you_mean(str(dtype), DTYPES)
-            )
+        check_choice('dtype', dtype, DTYPES)
         config = preprocess_config(model, pretrained)
         kwargs.setdefault('mean', [255 * value for value in config['mean']])
         kwargs.setdefault('std', [255 * value for value in config['std']])

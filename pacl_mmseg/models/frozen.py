@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from pacl_mmseg.ops.compiled import compiled
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.utils.names import check_choice
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -29,7 +29,13 @@ class FrozenModule(BaseModule):
     Args:
         frozen: If False the module is an ordinary one.
         init_cfg: See :class:`mmengine.model.BaseModule`.
+
+    Attributes:
+        description: A phrase that names the encoder in logs and error messages, set
+            by the subclass.
     """
+
+    description: str
 
     def __init__(self, frozen: bool = True, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -37,11 +43,6 @@ class FrozenModule(BaseModule):
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_weights)
         self.register_load_state_dict_pre_hook(_keep_weights)
-
-    @property
-    def description(self) -> str:
-        """A phrase that names the encoder in logs and error messages."""
-        return type(self).__name__
 
     def freeze(self, dtype: str = 'float32') -> None:
         """Call once the submodules exist; does nothing unless ``frozen``.
@@ -52,11 +53,7 @@ class FrozenModule(BaseModule):
         Raises:
             ValueError: Unknown precision, or a lower one for weights that train.
         """
-        if dtype not in DTYPES:
-            raise ValueError(
-                f'dtype must be one of {DTYPES}, not {dtype!r}.'
-                + did_you_mean(str(dtype), DTYPES)
-            )
+        check_choice('dtype', dtype, DTYPES)
         if not self.frozen:
             if dtype != 'float32':
                 raise ValueError(
@@ -66,7 +63,7 @@ class FrozenModule(BaseModule):
             return
         self.requires_grad_(False)
         self.train(False)
-        self.fingerprint()
+        self._fingerprint = self.fingerprint()
         self.to(getattr(torch, dtype))
 
     def compile_if(
@@ -91,10 +88,14 @@ class FrozenModule(BaseModule):
     def encoding(self) -> Iterator[None]:
         """What the forward of a frozen module runs in: no bookkeeping for autograd.
 
+        Of one that trains, nothing of that.
         Tensors that are made within cannot be saved for a backward: hand out copies in
         ordinary ones. Autocast is off for weights of low precision: of it they would
         get layer norms in float32, and casts around them.
         """
+        if not self.frozen:
+            yield
+            return
         weight = next(self.parameters())
         device = weight.device.type
         autocast = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
@@ -107,11 +108,9 @@ class FrozenModule(BaseModule):
     def fingerprint(self) -> str:
         """SHA-256 over names and float32 values of all weights, as hex digits.
 
-        Computed once: call it after the weights are final.
+        That of frozen weights is computed once, before their precision is lowered.
         """
-        if self._fingerprint is None:
-            self._fingerprint = weights_fingerprint(self)
-        return self._fingerprint
+        return self._fingerprint or weights_fingerprint(self)
 
     def get_extra_state(self) -> Tensor:
         if not self.frozen:
@@ -135,7 +134,7 @@ class FrozenModule(BaseModule):
                 )
             return
         other = json.loads(bytes(state.tolist()))
-        mine = self.fingerprint() if self.frozen else weights_fingerprint(self)
+        mine = self.fingerprint()
         if other['sha256'] != mine:
             raise RuntimeError(
                 f'The checkpoint was trained over {other["encoder"]} (fingerprint '
@@ -156,10 +155,11 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 def _drop_weights(
-    module: FrozenModule, state_dict: dict, prefix: str, local_metadata: Mapping
+    module: FrozenModule, state_dict: dict, prefix: str, *args: object
 ) -> None:
+    own_state = f'{prefix}_extra_state'
     if module.frozen:
-        for key in _weight_keys(state_dict, prefix):
+        for key in [k for k in state_dict if k.startswith(prefix) and k != own_state]:
             del state_dict[key]
 
 
@@ -168,21 +168,6 @@ def _keep_weights(
 ) -> None:
     """Offer the loader the weights that are there, whatever the checkpoint holds."""
     if module.frozen:
-        for key in _weight_keys(state_dict, prefix):
-            del state_dict[key]
-        own = dict([*module.named_parameters(), *_persistent_buffers(module)])
-        state_dict.update({prefix + name: value for name, value in own.items()})
-
-
-def _weight_keys(state_dict: Mapping, prefix: str) -> list[str]:
-    own_state = f'{prefix}_extra_state'
-    return [k for k in state_dict if k.startswith(prefix) and k != own_state]
-
-
-def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    found = []
-    for path, child in module.named_modules():
-        for name, value in child.named_buffers(recurse=False):
-            if name not in child._non_persistent_buffers_set:
-                found.append((f'{path}.{name}' if path else name, value))
-    return found
+        _drop_weights(module, state_dict, prefix)
+        for name, child in module.named_children():
+            child.state_dict(destination=state_dict, prefix=f'{prefix}{name}.')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
 
 from pacl_mmseg.models.open_clip_weights import load_weights
-from pacl_mmseg.utils.names import check_name
+from pacl_mmseg.utils.names import check_name, did_you_mean
 
 # What open_clip knows of an architecture and no part here goes by, and why.
 _WITHOUT_EFFECT = dict(
@@ -45,10 +44,9 @@ def model_config(model: str | Mapping) -> dict[str, Any]:
         return config
     config = open_clip.get_model_config(model)
     if config is None:
-        near = difflib.get_close_matches(model, open_clip.list_models(), n=1)
-        hint = f'; did you mean {near[0]!r}' if near else ''
         raise ValueError(
-            f'open_clip has no model {model!r}{hint}? open_clip.list_models() has all.'
+            f'open_clip has no model {model!r}; open_clip.list_models() has all.'
+            + did_you_mean(model, open_clip.list_models())
         )
     return config
 

@@ -16,6 +16,20 @@ def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
     return f' Did you mean {nearest[0]!r}?' if nearest else ''
 
 
+def check_choice(option: str, value: object, known: Iterable[str]) -> None:
+    """Complain about a value that an option does not have.
+
+    Raises:
+        ValueError: It is not among ``known``; the message suggests the nearest.
+    """
+    known = tuple(known)
+    if value not in known:
+        raise ValueError(
+            f'{option} must be one of {known}, not {value!r}.'
+            f'{did_you_mean(str(value), known)}'
+        )
+
+
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Complain about an unknown name.
 

@@ -360,7 +360,7 @@ def test_entropy_threshold_that_swallows_everything_warns(build):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(widow_batch=3), "no option 'widow_batch'.*'window_batch'"),
+        (dict(widow_batch=3), "no option of test_cfg 'widow_batch'.*'window_batch'"),
         (dict(window_batch=-1), 'window_batch must be 0 or more'),
         (dict(mode='slied'), "mode must be one of.*Did you mean 'slide'"),
         (dict(crop_size=None), r'test_cfg.crop_size=\(height, width\) in pixels'),

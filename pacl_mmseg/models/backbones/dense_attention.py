@@ -16,12 +16,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl_mmseg.models.open_clip_block import (
-    feed_forward,
-    project,
-    query_key_value,
-)
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.models.open_clip_block import feed_forward, project, query_key_value
+from pacl_mmseg.utils.names import check_choice, check_name
 
 attend = F.scaled_dot_product_attention
 
@@ -93,19 +89,11 @@ def build_dense_attention(variant: str | Mapping) -> DenseAttention:
     """
     options = dict(type=variant) if isinstance(variant, str) else dict(variant)
     name = options.pop('type', None)
-    if name not in DENSE_ATTENTION:
-        raise ValueError(
-            f'dense_attention must be None or one of {tuple(DENSE_ATTENTION)}, not '
-            f'{name!r}.{did_you_mean(str(name), DENSE_ATTENTION)}'
-        )
+    check_choice('dense_attention', name, DENSE_ATTENTION)
     function = DENSE_ATTENTION[name]
     known = list(inspect.signature(function).parameters)[3:]
     for option in options:
-        if option not in known:
-            raise ValueError(
-                f'dense_attention {name!r} has no option {option!r}; '
-                f'it has: {", ".join(known) or "none"}.'
-            )
+        check_name(f'option of dense_attention {name!r}', option, known)
     if options.get('std', 1) <= 0:
         raise ValueError(f'std must be above 0 tokens, not {options["std"]}.')
     return partial(function, **options)

@@ -35,16 +35,12 @@ class FrozenBackbone(FrozenModule):
         self.backbone = MODELS.build(backbone)
         # Now, not when training starts: testing needs the same weights.
         self.backbone.init_weights()
-        self._weights = (backbone.get('init_cfg') or {}).get('checkpoint')
+        weights = (backbone.get('init_cfg') or {}).get('checkpoint', 'random weights')
+        self.description = f'a frozen {type(self.backbone).__name__} ({weights})'
         self.freeze()
 
     def init_weights(self) -> None:
         """Nothing: the weights are there since construction."""
-
-    @property
-    def description(self) -> str:
-        weights = self._weights or 'random weights'
-        return f'a frozen {type(self.backbone).__name__} ({weights})'
 
     @record_function('vision')
     @torch.no_grad()

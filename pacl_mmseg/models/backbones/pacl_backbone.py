@@ -18,6 +18,7 @@ from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.models.open_clip_block import block_runner, call_block, is_plain
 from pacl_mmseg.models.open_clip_model import build_open_clip, describe
 from pacl_mmseg.registry import MODELS
+from pacl_mmseg.utils.names import check_choice
 
 OUTPUTS = ('block', 'norm', 'projection')
 FITS = ('resize', 'crop')
@@ -100,31 +101,29 @@ class PACLBackbone(FrozenModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(frozen, init_cfg)
-        if output not in OUTPUTS:
-            raise ValueError(f'output must be one of {OUTPUTS}, not {output!r}.')
-        if fit not in FITS:
-            raise ValueError(f'fit must be one of {FITS}, not {fit!r}.')
+        check_choice('output', output, OUTPUTS)
+        check_choice('fit', fit, FITS)
         if not 0 <= interpolate_offset < 1:
             raise ValueError(
                 f'interpolate_offset must be in [0, 1), not {interpolate_offset}.'
             )
         if batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, not {batch_size}.')
-        self._description = describe(model, pretrained, init_seed)
+        self.description = describe(model, pretrained, init_seed)
         self.visual = (clip or build_open_clip(model, pretrained, init_seed)).visual
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError(
-                f'{self._description} has a {type(self.visual).__name__} vision tower; '
+                f'{self.description} has a {type(self.visual).__name__} vision tower; '
                 'PACLBackbone needs an open_clip VisionTransformer (a ViT-* model).'
             )
         if output != 'block' and self.visual.attn_pool is not None:
             raise ValueError(
-                f'{self._description} projects what an attention pooling makes of its '
+                f'{self.description} projects what an attention pooling makes of its '
                 "tokens, not the tokens: only output='block' works."
             )
         if output_cls_token and self.visual.pool_type != 'tok':
             raise ValueError(
-                f'{self._description} pools its tokens (pool_type='
+                f'{self.description} pools its tokens (pool_type='
                 f'{self.visual.pool_type!r}) and has no use for CLS: leave '
                 'output_cls_token out.'
             )
@@ -168,7 +167,7 @@ class PACLBackbone(FrozenModule):
         block = self.visual.transformer.resblocks[-1]
         if not is_plain(block):
             raise ValueError(
-                f'{self._description} has blocks of type {type(block).__name__} with '
+                f'{self.description} has blocks of type {type(block).__name__} with '
                 f'{type(block.attn).__name__}; dense_attention takes apart those of '
                 'CLIP itself, ResidualAttentionBlock with nn.MultiheadAttention.'
             )
@@ -177,10 +176,6 @@ class PACLBackbone(FrozenModule):
                 f'dense_attention changes the last of {layers} layers, which '
                 f'out_indices {self.out_indices} leaves out.'
             )
-
-    @property
-    def description(self) -> str:
-        return self._description
 
     @record_function('vision')
     def forward(self, inputs: Tensor) -> tuple[Tensor | list[Tensor], ...]:
@@ -204,31 +199,20 @@ class PACLBackbone(FrozenModule):
         if inputs.ndim == 3:
             tokens, cls, grid = self._given_tokens(inputs)
             return (self._format(tokens, cls, grid),)
-        if not self.frozen:
-            layers, grid = self._encode(inputs)
-            return tuple(
-                self._format(tokens[:, 1:], tokens[:, 0], grid) for tokens in layers
+        parts = [inputs]
+        if self.frozen:
+            parts = inputs.tensor_split(max(-(-len(inputs) // self.batch_size), 1))
+        with self.encoding():
+            encoded, grids = zip(*map(self._encode, parts), strict=True)
+        # Into ordinary tensors, without a gap for CLS.
+        return tuple(
+            self._format(
+                torch.cat([tokens[:, 1:] for tokens in layer]),
+                torch.cat([tokens[:, 0] for tokens in layer]),
+                grids[0],
             )
-        return self._encode_frozen(inputs)
-
-    def _encode_frozen(self, images: Tensor) -> tuple[Tensor | list[Tensor], ...]:
-        """Encode in parts, into ordinary tensors without a gap for CLS."""
-        outs: list[tuple[Tensor, Tensor]] = []
-        start = 0
-        for part in images.tensor_split(max(-(-len(images) // self.batch_size), 1)):
-            with self.encoding():
-                layers, grid = self._encode(part)
-            rows = slice(start, start + len(part))
-            start = rows.stop
-            for index, tokens in enumerate(layers):
-                if len(outs) == index:
-                    shape = len(images), tokens.shape[1] - 1, tokens.shape[2]
-                    kind = dict(dtype=tokens.dtype, device=tokens.device)
-                    patches = torch.empty(shape, **kind)
-                    outs.append((patches, torch.empty(shape[::2], **kind)))
-                patches, cls = outs[index]
-                patches[rows], cls[rows] = tokens[:, 1:], tokens[:, 0]
-        return tuple(self._format(patches, cls, grid) for patches, cls in outs)
+            for layer in zip(*encoded, strict=True)
+        )
 
     def _encode(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """``(N, 1 + h * w, C)`` of each layer asked for, and the grid ``(h, w)``."""

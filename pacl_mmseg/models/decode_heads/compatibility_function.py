@@ -19,7 +19,7 @@ from pacl_mmseg.ops import (
 from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, check_options
 from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.utils.names import check_choice
 
 POOLINGS = ('pairwise', 'own_caption')
 
@@ -77,15 +77,8 @@ class CompatibilityFunction(nn.Module):
         max_block_elements: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ('mode', mode, MODES),
-            ('pooling', pooling, POOLINGS),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f'{name} must be one of {known}, not {value!r}.'
-                    + did_you_mean(str(value), known)
-                )
+        check_choice('mode', mode, MODES)
+        check_choice('pooling', pooling, POOLINGS)
         check_options(matmul_dtype, max_block_elements)
         self.has_weights = mode in DEFAULT_WEIGHT_SCALE
         if not self.has_weights and (learnable or pooling == 'own_caption'):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pacl_mmseg.models.text_encoders import TextBank
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.utils.names import check_choice, check_name
 
 MODES = ('slide', 'whole')
 RULES = ('none', 'names', 'probability', 'entropy')
@@ -43,7 +43,7 @@ class BackgroundRule:
     names: bool | None = None
 
     def __post_init__(self) -> None:
-        _one_of('background.rule', self.rule, RULES)
+        check_choice('test_cfg.background.rule', self.rule, RULES)
         if self.rule in ('none', 'names'):
             if self.threshold is not None or self.names is False:
                 raise ValueError(
@@ -125,12 +125,13 @@ class Decoding:
             ValueError: Unknown key or bad value; the message names it.
         """
         options = _known(cls, 'test_cfg', test_cfg or {})
-        rule = _known(BackgroundRule, 'background', options.get('background') or {})
+        rule = options.get('background') or {}
+        rule = _known(BackgroundRule, 'test_cfg.background', rule)
         return cls(**dict(options, background=BackgroundRule(**rule)))
 
     def __post_init__(self) -> None:
-        _one_of('mode', self.mode, MODES)
-        _one_of('average', self.average, AVERAGES)
+        check_choice('test_cfg.mode', self.mode, MODES)
+        check_choice('test_cfg.average', self.average, AVERAGES)
         if self.mode == 'slide':
             self._check_windows()
         if self.window_batch < 0:
@@ -199,14 +200,11 @@ class Classifier:
         for classes in (kept, present):
             if classes is not None:
                 compete = compete & torch.isin(bank.class_of, classes)
-        self.known = None if known.all() else known.nonzero()[:, 0]
-        self.bank = bank if self.known is None else bank.select(self.known)
-        compete = compete[known]
-        self.compete = None if compete.all() else compete.nonzero()[:, 0]
-        self.candidates = (
-            self.bank if self.compete is None else self.bank.select(self.compete)
-        )
+        self.bank = bank
         self.background = background
+        self.nobody = not compete.any()  # class 0 alone, without names
+        self.unknown = None if known.all() else ~known
+        self.others = None if compete.all() else ~compete
         self.all_in_rule = present is not None
         self.has_rule = background.threshold is not None and (
             present is None or bool((present == 0).any())
@@ -214,12 +212,12 @@ class Classifier:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Scaled scores of all names of the bank, ``(..., K)``, to labels ``(...)``."""
-        if len(self.candidates.class_of) == 0:  # class 0 alone, without names
+        if self.nobody:
             return scores.new_zeros(scores.shape[:-1], dtype=torch.int64)
-        scores = _pick(scores, self.known)
-        best, name = _pick(scores, self.compete).max(-1)
-        labels = self.candidates.class_of[name]
+        best, name = _without(scores, self.others).max(-1)
+        labels = self.bank.class_of[name]
         if self.has_rule:
+            scores = _without(scores, self.unknown)
             best = scores.amax(-1) if self.all_in_rule else best
             margin = self.background.margin(best, scores, self.bank)
             labels.masked_fill_(margin > 0, 0)
@@ -227,8 +225,7 @@ class Classifier:
 
     def winners(self, scores: Tensor) -> Tensor:
         """Like a call, but without the rule: who has the best name."""
-        name = _pick(_pick(scores, self.known), self.compete).argmax(-1)
-        return self.candidates.class_of[name]
+        return self.bank.class_of[_without(scores, self.others).argmax(-1)]
 
     def class_scores(self, scores: Tensor) -> Tensor:
         """Log-probabilities of classes ``(..., C)``; their argmax are the labels.
@@ -236,9 +233,9 @@ class Classifier:
         The softmax over all names, merged by maximum, with class 0 raised above the
         others where it is background by the rule.
         """
-        log_p = _pick(scores, self.known).log_softmax(-1)
-        merged = self.candidates.merge(_pick(log_p, self.compete), dim=-1)
-        if len(self.candidates.class_of) == 0:
+        log_p = _without(scores, self.unknown).log_softmax(-1)
+        merged = self.bank.merge(_without(log_p, self.others), dim=-1)
+        if self.nobody:
             merged[..., 0] = 0
         elif self.has_rule:
             best = merged.amax(-1)
@@ -247,27 +244,15 @@ class Classifier:
         return merged
 
 
-def _pick(scores: Tensor, names: Tensor | None) -> Tensor:
-    return scores if names is None else scores[..., names]
-
-
-def _one_of(option: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(
-            f'test_cfg.{option} must be one of {tuple(known)}, not {value!r}.'
-            + did_you_mean(str(value), known)
-        )
+def _without(scores: Tensor, names: Tensor | None) -> Tensor:
+    """Scores ``(..., K)`` with those of some names minus infinity."""
+    return scores if names is None else scores.masked_fill(names, -torch.inf)
 
 
 def _known(kind: type, name: str, options: Any) -> dict[str, Any]:
     """The options of a dataclass, if they are some and it has them."""
     if not isinstance(options, Mapping):
         raise ValueError(f'{name} must be a dict of options, not {options!r}.')
-    known = [option.name for option in fields(kind)]
     for option in options:
-        if option not in known:
-            raise ValueError(
-                f'{name} has no option {option!r}; its options are {", ".join(known)}.'
-                + did_you_mean(option, known)
-            )
+        check_name(f'option of {name}', option, [known.name for known in fields(kind)])
     return dict(options)

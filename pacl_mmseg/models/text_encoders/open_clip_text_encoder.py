@@ -68,10 +68,10 @@ class OpenCLIPTextEncoder(FrozenModule):
     ) -> None:
         super().__init__(frozen, init_cfg)
         self.architecture = model_config(model)
-        self._description = describe(model, pretrained, init_seed)
+        self.description = describe(model, pretrained, init_seed)
         if 'multimodal_cfg' in self.architecture:
             raise ValueError(
-                f'{self._description} is a captioner (CoCa), whose text tower is not '
+                f'{self.description} is a captioner (CoCa), whose text tower is not '
                 'one of a CLIP: take a CLIP, such as ViT-B-16-quickgelu.'
             )
         clip = clip or build_open_clip(model, pretrained, init_seed)
@@ -85,10 +85,6 @@ class OpenCLIPTextEncoder(FrozenModule):
         runner = block_runner(self.text.transformer.resblocks if self._cuts else ())
         # Groups of texts have another size in every batch.
         self._run_block = self.compile_if(compile, runner, dynamic=True)
-
-    @property
-    def description(self) -> str:
-        return self._description
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, int64 ``(len(texts), context length)``; longer texts are cut."""
@@ -107,9 +103,6 @@ class OpenCLIPTextEncoder(FrozenModule):
         """
         tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
         device = next(self.text.parameters()).device
-        if not self.frozen:
-            parts = tokens.to(device).split(self.batch_size)
-            return F.normalize(torch.cat([*map(self.text, parts)]).float(), dim=-1)
         full = tokens.shape[1]
         lengths, order = self._lengths(tokens).sort()
         order = send(order, device)

@@ -61,10 +61,6 @@ class TextBank:
         """Number of names."""
         return len(self.class_of)
 
-    def select(self, names: Tensor) -> TextBank:
-        """The bank of some of the names ``(M,)``; the classes keep their numbers."""
-        return TextBank(self.embeddings[names], self.class_of[names], self.num_classes)
-
     @cached_property
     def _one_name_each(self) -> bool:
         return self.class_of.tolist() == list(range(self.num_classes))
