@@ -28,11 +28,15 @@ def test_what_mmengine_reads_is_read_alike(text):
         ('pipe:cat "/a b/{0,1}.tar" | gzip -dc', ...),
         ('/my data/it\'s {00000,00003}.tar', ...),
         ('a photo of a {}.', ...),
-        ("['a photo of a {}.', 'a {}, drawn', it's a {}.]",
+        ("it's a {}, drawn", ...),
+        ("""['a photo of a {}.', 'a {}, drawn', "it's a {}."]""",
          ['a photo of a {}.', 'a {}, drawn', "it's a {}."]),
-        ('[/a b/0.tar, /a b/1.tar]', ['/a b/0.tar', '/a b/1.tar']),
-        ("'it's a (, b'", "it's a (, b"),
+        ("['/a b/0.tar', '/a b/1.tar']", ['/a b/0.tar', '/a b/1.tar']),
+        ('[/a/0.tar, /a/1.tar]', ['/a/0.tar', '/a/1.tar']),
+        ('[block, 1, [true, None]]', ['block', 1, [True, None]]),
+        ('"it\'s a (, b"', "it's a (, b"),
         ('"1"', '1'),
+        ('"[1,2]"', '[1,2]'),
         ('[ 1 , (2, None) ]', [1, (2, None)]),
         ('', ''),
     ],
@@ -47,9 +51,9 @@ def test_a_word_without_equals_is_refused(word):
         read_options(['a.b=1', word])
 
 
-@pytest.mark.parametrize('text', ['[1,(2]', "['a, b]", '{a,b'])
+@pytest.mark.parametrize('text', ['[1,(2]', "['a, b]", '[a b, c]', '[{0,1}.tar]'])
 def test_what_does_not_match_is_refused(text):
-    with pytest.raises(ValueError, match='brackets or quotes do not match'):
+    with pytest.raises(ValueError, match=r'quotes around it|brackets exist'):
         read(text)
 
 

@@ -1,6 +1,5 @@
 from pacl_mmseg.apis.config import apply_options, load_config, read_options
-from pacl_mmseg.apis.inference import Inferencer, init_model
-from pacl_mmseg.apis.vocabulary import set_vocabulary
+from pacl_mmseg.apis.inference import Inferencer, init_model, set_vocabulary
 
 __all__ = [
     'Inferencer',

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -85,7 +87,8 @@ def read_options(words: Sequence[str] | None) -> dict[str, Any]:
     As MMEngine's ``DictAction``: numbers, ``true``, ``None``, lists as ``[a, b]`` or
     ``a,b``, tuples as ``(a, b)``, nested. But that one deletes blanks and separates at
     commas in braces, so that no command, path or template with blanks gets through.
-    Here they stay, and what stands in quotes is a text, whatever is in it.
+    Here what has blanks or braces is a text as it stands, and what is in quotes a text,
+    whatever it is; so are quoted texts in lists.
 
     Args:
         words: ``key=value`` each.
@@ -94,7 +97,7 @@ def read_options(words: Sequence[str] | None) -> dict[str, Any]:
         Dotted keys and values, for :func:`apply_options`.
 
     Raises:
-        ValueError: A word has no ``=``, or brackets or quotes do not match.
+        ValueError: A word has no ``=``, or a list is neither plain nor Python's.
     """
     options = {}
     for word in words or ():
@@ -105,50 +108,26 @@ def read_options(words: Sequence[str] | None) -> dict[str, Any]:
                 ' the "=", and quotes around what has blanks.'
             )
         try:
-            options[key] = _read_value(text)
-        except ValueError as error:
+            options[key] = _read_value(text.strip())
+        except (ValueError, AssertionError) as error:
             raise ValueError(f'--cfg-options {word}: {error}.') from None
     return options
 
 
 def _read_value(text: str) -> Any:
-    text = text.strip()
-    if ',' not in text and text[:1] not in ('[', '(', '"', "'"):
-        return DictAction._parse_int_float_bool(text)
-    parts = _split(text)
-    if len(parts) > 1:
-        return [_read_value(part) for part in parts if part.strip()]
-    if len(text) > 1 and text[0] == text[-1] and text[0] in '"\'':
-        return text[1:-1]
-    if text[:1] + text[-1:] in ('[]', '()'):
-        values = [_read_value(part) for part in _split(text[1:-1]) if part.strip()]
-        return tuple(values) if text[0] == '(' else values
-    return DictAction._parse_int_float_bool(text)
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas outside of brackets, braces and quotes.
-
-    Raises:
-        ValueError: These do not match.
-    """
-    parts, depth, quote = [''], 0, ''
-    for place, char in enumerate(text):
-        if quote:
-            # An apostrophe within is not its end, as what follows shows.
-            if char == quote and text[place + 1 :].lstrip()[:1] in ',)]':
-                quote = ''
-        elif char in '"\'' and text[:place].rstrip()[-1:] in ',([':
-            quote = char
-        elif char == ',' and depth == 0:
-            parts.append('')
-            continue
-        else:
-            depth += (char in '([{') - (char in ')]}')
-        parts[-1] += char
-    if depth or quote:
-        raise ValueError('its brackets or quotes do not match')
-    return parts
+    grouped = text[:1] in ('[', '(', '"', "'")
+    if grouped:
+        with suppress(SyntaxError, ValueError):  # of words without quotes, too
+            return ast.literal_eval(text)
+    plain = text.replace(', ', ',')
+    if not set(' {"\'') & set(plain):
+        return DictAction._parse_iterable(plain)
+    if grouped:
+        raise ValueError(
+            'its brackets or quotes do not match, or a text in it that has blanks, '
+            "braces or quotes has no quotes around it, as in \"['a b', '{}.']\""
+        )
+    return text
 
 
 def check_encoder(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import mmseg.apis
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmseg.models import EncoderDecoder
 from torch import nn
 
 from pacl_mmseg.apis.config import apply_options, load_config
@@ -69,6 +70,37 @@ def init_model(
     elif 'dataset_meta' in meta:
         model.dataset_meta = meta['dataset_meta']
     return model
+
+
+def set_vocabulary(
+    model: EncoderDecoder,
+    vocabulary: Sequence[str | Sequence[str]] | None = None,
+    dataset_name: str | None = None,
+    templates: str | Sequence[str] | None = None,
+) -> None:
+    """Segment by other class names from now on.
+
+    Under a background rule (``model.test_cfg.background``) the first class is still the
+    background.
+
+    Args:
+        model: A segmentor with a :class:`ZeroShotTextHead`, e.g. from ``init_model``.
+        vocabulary, dataset_name, templates: See :class:`ZeroShotTextHead`.
+
+    Raises:
+        TypeError: The model has another head.
+    """
+    head = model.decode_head
+    if not isinstance(head, ZeroShotTextHead):
+        raise TypeError(
+            f'A {type(head).__name__} has fixed classes; only a ZeroShotTextHead takes '
+            'a vocabulary.'
+        )
+    head.set_vocabulary(vocabulary, dataset_name, templates)
+    # The segmentor counts classes for its sliding windows and names them in pictures.
+    model.num_classes = head.num_classes
+    model.out_channels = head.out_channels
+    model.dataset_meta = head.vocabulary.dataset_meta
 
 
 class Inferencer(mmseg.apis.MMSegInferencer):

@@ -30,7 +30,6 @@ from pacl_mmseg.engine.checkpoint import (
 from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
 from pacl_mmseg.engine.interrupt import Interrupted
 from pacl_mmseg.engine.loops import PretrainLoop
-from pacl_mmseg.engine.settings import check_settings
 from pacl_mmseg.engine.work_dir import claimed, latest, stop_for_good
 from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import RUNNERS
@@ -87,11 +86,7 @@ class ContrastivePretrainRunner(Runner):
 
         MMEngine's own start of a ``pytorch`` launch selects a CUDA device. There too
         ``dist_cfg.timeout`` is how many seconds processes wait for each other.
-
-        Raises:
-            ValueError: The config has a setting that cannot be in force.
         """
-        check_settings(self.cfg, env_cfg)
         self.timeout = env_cfg.get('dist_cfg', {}).get('timeout', 1800)
         on_cpu = self._launcher == 'pytorch' and not torch.cuda.is_available()
         if on_cpu and not dist.is_initialized():

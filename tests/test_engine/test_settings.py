@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pacl_mmseg.apis import apply_options
 from pacl_mmseg.registry import RUNNERS
 
 
@@ -22,10 +23,8 @@ from pacl_mmseg.registry import RUNNERS
     ],
 )
 def test_a_setting_that_cannot_be_in_force_is_refused(config, option, value, message):
-    config.merge_from_dict({option: value})
-    config.model = dict(type='NotBuilt')
     with pytest.raises(ValueError, match=message):
-        RUNNERS.build(config)
+        apply_options(config, {option: value})
 
 
 @pytest.mark.parametrize(('trained', 'interval'), [('neck', 240), ('backbone', 1000)])

@@ -168,8 +168,6 @@ MISSPELT = """
 train_dataloder.batch_size=6 train_dataloader
 default_hooks.checkpont.interval=5 checkpoint
 default_hooks.checkpoint.intervall=5 interval
-model.type=ZeroShotSegmentr ZeroShotSegmentor
-model.backbone.type=PACLBackbon PACLBackbone
 model.backbone.outptu=block output
 model.bacbkone.output=block backbone
 train_cfg.max_iter=4 max_iters
@@ -181,7 +179,6 @@ param_scheduler.0.eta_mim=1 eta_min
 randomness.sed=1 seed
 log_processor.windowsize=1 window_size
 visualizer.nam=1 name
-val_evaluator.0.type=IoUMetrics IoUMetric
 val_evaluator.0.iou_metric=mIoU iou_metrics
 """
 
