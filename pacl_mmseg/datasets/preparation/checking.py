@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shlex
 import sys
@@ -10,10 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 from mmseg.datasets import BaseSegDataset
-from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from pacl_mmseg.datasets.preparation.converters import CONVERTERS
@@ -24,10 +21,7 @@ from pacl_mmseg.datasets.preparation.layout import (
     open_dataset,
 )
 from pacl_mmseg.datasets.preparation.official import OFFICIAL, Official
-from pacl_mmseg.datasets.preparation.sources import read_names
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
-
-_MANY = 50  # masks that cannot all lack what is common
 
 
 @dataclass(frozen=True)
@@ -83,141 +77,119 @@ def check_benchmark(
     if not 0 < expected <= whole:
         raise ValueError(f'{benchmark} has 1 to {whole} images, not {subset}.')
     unpacked = bool(official.unpacked) and any(layout.root.glob(official.unpacked))
-    fault = _missing_place(layout, official, unpacked)
-    if fault is None:
+    try:
+        _check_places(layout, official, unpacked)
         dataset = open_dataset(config)
-        records = dataset.load_data_list()[:subset]
-        fault = _missing_file(
-            dataset, records, layout, official, unpacked, expected
-        ) or _fault_inside(dataset, records, official, sample)
-    if fault is not None:
-        state, finding, remedy = fault
-        remedies = _remedies(benchmark, layout, unpacked)
-        return Verdict(benchmark, state, finding, remedies[remedy])
+        listed = _list_records(dataset)
+        records = listed[:subset]
+        _check_files(records, layout, official, unpacked, expected)
+        _check_content(dataset, records, official, sample)
+    except _Fault as fault:
+        remedy = _remedy(fault.remedy, benchmark, layout, unpacked)
+        return Verdict(benchmark, fault.state, fault.finding, remedy)
     read = 'all' if sample is None else min(sample, expected)
-    first = f'the first {expected} of {whole}' if subset else expected
+    first = f'the first {expected} of {len(listed)}' if subset else expected
     return Verdict(benchmark, 'ok', f'{first} images and masks, {read} of them read')
 
 
-def _remedies(benchmark: str, layout: Layout, unpacked: bool) -> dict[str, str]:
-    """What to do, by a word for it."""
-    official = OFFICIAL[benchmark]
-    download = f'{official.download.format(root=layout.root)} (see docs/datasets.md)'
-    remove = f'remove from {layout.images} what is not of the official split'
-    if benchmark not in CONVERTERS:
-        remedies = dict.fromkeys(('download', 'convert', 'overwrite'), download)
-        return dict(remedies, remove=remove)
-    prepare = f'python tools/prepare_data.py {benchmark}'
-    if root := os.environ.get('PACL_DATA_ROOT'):  # as it may not be set next time
-        prepare += f' --data-root {shlex.quote(root)}'
-    convert = prepare if unpacked else f'{download}, then {prepare}'
-    return dict(
-        download=f'{download}, then {prepare}',
-        convert=convert,
-        overwrite=f'{convert} --overwrite',
-        remove=remove,
-    )
+class _Fault(Exception):
+    """What is wrong, and what to do: download, convert, overwrite, or remove."""
+
+    def __init__(self, state: str, finding: str, remedy: str) -> None:
+        self.state, self.finding, self.remedy = state, finding, remedy
 
 
-# These return a state, a finding, and which remedy there is; None if all is well.
+def _remedy(kind: str, benchmark: str, layout: Layout, unpacked: bool) -> str:
+    if kind == 'remove':
+        return f'remove from {layout.images} what is not of the official split'
+    steps = []
+    if kind == 'download' or not unpacked:
+        download = OFFICIAL[benchmark].download.format(root=layout.root)
+        steps.append(f'{download} (see docs/datasets.md)')
+    if benchmark in CONVERTERS:
+        prepare = f'python tools/prepare_data.py {benchmark}'
+        if root := os.environ.get('PACL_DATA_ROOT'):  # as it may not be set next time
+            prepare += f' --data-root {shlex.quote(root)}'
+        steps.append(f'{prepare} --overwrite' if kind == 'overwrite' else prepare)
+    return ', then '.join(steps)
 
 
-def _missing_place(
-    layout: Layout, official: Official, unpacked: bool
-) -> tuple[str, str, str] | None:
-    if not layout.images.is_dir():
-        finding = f'there is no {layout.images}'
-        if official.converts_images:
-            return 'unconverted' if unpacked else 'missing', finding, 'convert'
-        return 'missing', finding, 'download'
-    state = 'unconverted' if unpacked and not layout.masks.exists() else 'incomplete'
-    for path in (layout.split, layout.masks):
+def _check_places(layout: Layout, official: Official, unpacked: bool) -> None:
+    for path, converted in (
+        (layout.images, official.converts_images),
+        (layout.split, True),
+    ):
         if path is not None and not path.exists():
-            return state, f'there is no {path}', 'convert'
-    if layout.split is not None:
-        try:
-            read_names(layout.split)
-        except ValueError as error:
-            return 'wrong', str(error), 'download'
-    return None
+            state = 'unconverted' if unpacked and converted else 'missing'
+            remedy = 'convert' if converted else 'download'
+            raise _Fault(state, f'there is no {path}', remedy)
 
 
-def _missing_file(
-    dataset: BaseSegDataset,
+def _list_records(dataset: BaseSegDataset) -> list[dict]:
+    try:
+        return dataset.load_data_list()
+    except ValueError as error:
+        finding = f'{dataset.ann_file} is not a list of images ({error})'
+        raise _Fault('wrong', finding, 'download') from error
+
+
+def _check_files(
     records: list[dict],
     layout: Layout,
     official: Official,
     unpacked: bool,
     expected: int,
-) -> tuple[str, str, str] | None:
-    masks = [record['seg_map_path'] for record in records]
-    images = [record['img_path'] for record in records]
+) -> None:
+    """All are there and have content, and there are no others."""
     if len(records) > expected:
         finding = f'{len(records)} images, but the official split has {expected}'
-        return 'wrong', finding, 'download' if layout.split else 'remove'
-    if records and not any(map(os.path.isfile, masks)):
-        stem = masks[0].removesuffix(dataset.seg_map_suffix)
-        endings = [
-            path.removeprefix(stem) for path in glob.glob(f'{glob.escape(stem)}*')
-        ]
-        if unpacked or endings:
-            but = f', but in {", ".join(sorted(endings))}' if endings else ''
-            finding = f'no mask in {layout.masks} ends in {dataset.seg_map_suffix}{but}'
-            return 'unconverted' if unpacked else 'wrong', finding, 'convert'
-    for what, paths, remedy in (
-        ('images', images, 'convert' if official.converts_images else 'download'),
-        ('masks', masks, 'convert'),
+        raise _Fault('wrong', finding, 'download' if layout.split else 'remove')
+    for what, key, converted in (
+        ('images', 'img_path', official.converts_images),
+        ('masks', 'seg_map_path', True),
     ):
-        lacking = [path for path in paths if not has_content(path)]
-        if (there := len(paths) - len(lacking)) < expected:
+        lacking = [record[key] for record in records if not has_content(record[key])]
+        if (there := len(records) - len(lacking)) < expected:
             first = f'; the first that lacks is {lacking[0]}' if lacking else ''
-            state = 'incomplete' if there else 'missing'
-            return state, f'{there} of {expected} {what}{first}', remedy
-    return None
+            state = 'unconverted' if unpacked and converted else 'missing'
+            raise _Fault(
+                'incomplete' if there else state,
+                f'{there} of {expected} {what}{first}',
+                'convert' if converted else 'download',
+            )
 
 
-def _fault_inside(
+def _check_content(
     dataset: BaseSegDataset,
     records: list[dict],
     official: Official,
     sample: int | None,
-) -> tuple[str, str, str] | None:
+) -> None:
     """Read images and masks as evaluation does, only more strictly."""
-    load_image = _step(dataset, LoadImageFromFile)
-    load_mask = _step(dataset, LoadAnnotations)
     images, masks, labels = [], [], {}
     for record in _spread(records, sample):
         try:
             with Image.open(record['img_path'], formats=IMAGE_FORMATS) as image:
                 image.load()  # where OpenCV would make up what is cut off
-            results = load_image.transform(dict(record))
         except Exception as error:  # decoders raise nearly anything on bad input
             images.append(f'The image {record["img_path"]} is damaged: {error}')
             continue
         try:
-            load_mask.transform(results)
+            dataset.pipeline(dict(record))
         except (ValueError, OSError) as error:
             sentence, _, _ = str(error).rpartition(';')  # ours is the better remedy
             masks.append(sentence or str(error))
         else:
             with Image.open(record['seg_map_path'], formats=IMAGE_FORMATS) as mask:
-                counts = np.bincount(np.array(mask).ravel())
-            labels[record['seg_map_path']] = set(np.flatnonzero(counts).tolist())
+                labels[record['seg_map_path']] = set(np.unique(mask).tolist())
     masks += _zeros_lost(dataset, labels, official.ignored)
-    masks += _of_another_conversion(dataset, labels, official.ignored)
     for faults, state, remedy in (
         (images, 'incomplete', 'overwrite' if official.converts_images else 'download'),
         (masks, 'wrong', 'overwrite'),
     ):
         if faults:
             more = f' (and {len(faults) - 1} more)' if faults[1:] else ''
-            return state, f'{faults[0]}{more}', remedy
-    return None
-
-
-def _step(dataset: BaseSegDataset, kind: type) -> LoadImageFromFile | LoadAnnotations:
-    """The first step of that kind in a dataset's pipeline."""
-    return next(s for s in dataset.pipeline.transforms if isinstance(s, kind))
+            raise _Fault(state, f'{faults[0]}{more}', remedy)
 
 
 def _spread(records: list[dict], sample: int | None) -> Iterable[dict]:
@@ -227,19 +199,20 @@ def _spread(records: list[dict], sample: int | None) -> Iterable[dict]:
     return [records[index] for index in indices.astype(int)]
 
 
-# What known labels say of the conversion: a sentence on each fault. ``labels`` are
-# those in each mask file, ``ignored`` is as in Official.
-
-
 def _zeros_lost(
-    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
+    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool
 ) -> list[str]:
-    """Masks whose label 0 was made the ignored label in conversion.
+    """Masks whose label 0 was made the ignored label in conversion, a sentence on each.
 
     Datasets with ``reduce_zero_label`` do that on loading. Done twice, each class is
     scored as the one before it, and hardly any label is out of range.
+
+    Args:
+        dataset: The benchmark.
+        labels: Those in each mask file.
+        ignored: As in :class:`Official`.
     """
-    if ignored is False:
+    if not ignored:
         return [
             f'The mask {path} holds the ignored label {dataset.ignore_index}, which '
             'official ones do not: label 0 was made that in conversion'
@@ -256,23 +229,3 @@ def _zeros_lost(
                 for path in lost
             ]
     return []
-
-
-def _of_another_conversion(
-    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
-) -> list[str]:
-    """Many masks that together lack labels which are common in this benchmark."""
-    if len(labels) < _MANY:
-        return []
-    found = set.union(*labels.values())
-    num_classes = len(dataset.metainfo['classes'])
-    lacking = []
-    if max(found - {dataset.ignore_index}, default=0) < num_classes / 2:
-        lacking.append(f'any label of the upper half of the {num_classes} classes')
-    if ignored and dataset.ignore_index not in found:
-        lacking.append(f'the ignored label {dataset.ignore_index}')
-    return [
-        f'None of the {len(labels)} masks read holds {what}: they are of another '
-        'conversion'
-        for what in lacking
-    ]

@@ -12,8 +12,7 @@ class Official:
     Args:
         images: Number of images, and of masks.
         download: What to unpack where; ``{root}`` is the dataset's ``data_root``.
-        ignored: Whether masks hold the ignored label: nearly all do, or none does. None
-            if neither is known.
+        ignored: Whether masks may hold the ignored label.
         unpacked: What the conversion reads, as a pattern below ``{root}``; none if the
             download is loaded as it is.
         converts_images: Whether the images are converted too.
@@ -21,7 +20,7 @@ class Official:
 
     images: int
     download: str
-    ignored: bool | None
+    ignored: bool = True
     unpacked: str | None = None
     converts_images: bool = False
 
@@ -31,9 +30,7 @@ class Official:
 # 2,000, in the scene parsing challenge as in the full set (CSAILVision/ADE20K).
 # Pascal Context: 5,104, phase "val" of trainval_merged.json, as its maintainers count
 # (ccvl/detail-api#1); the first release had 5,105, which papers still quote.
-_VOC = Official(
-    1449, 'unpack VOCtrainval_11-May-2012.tar into {root.parents[1]}', ignored=True
-)
+_VOC = Official(1449, 'unpack VOCtrainval_11-May-2012.tar into {root.parents[1]}')
 _VOC2010 = 'unpack VOCtrainval_03-May-2010.tar into {root.parents[1]}'
 _CONTEXT = Official(
     5104,
@@ -52,20 +49,18 @@ OFFICIAL = dict(
     context59=_CONTEXT,
     context60=_CONTEXT,
     coco_object=Official(5000, _COCO, ignored=False, unpacked=_PIXEL_MAPS),
-    coco_stuff171=Official(5000, _COCO, ignored=True, unpacked=_PIXEL_MAPS),
+    coco_stuff171=Official(5000, _COCO, unpacked=_PIXEL_MAPS),
     ade20k=Official(
         2000, 'unpack ADEChallengeData2016.zip into {root.parent}', ignored=False
     ),
     cityscapes=Official(
         500,
         'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into {root}',
-        ignored=True,
         unpacked='gtFine/val/*/*_gtFine_polygons.json',
     ),
     ade847=Official(
         2000,
         'unpack ADE20K_2021_17_01.zip into {root.parent}',
-        ignored=None,
         unpacked='images/ADE/validation/**/ADE_val_*_seg.png',
         converts_images=True,
     ),
@@ -73,7 +68,6 @@ OFFICIAL = dict(
         5104,
         f'{_VOC2010}, unpack trainval.tar.gz into {{root}}, and put '
         'trainval_merged.json there',
-        ignored=None,
         unpacked='trainval/*.mat',
     ),
 )

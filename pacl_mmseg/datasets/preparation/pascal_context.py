@@ -13,7 +13,7 @@ from scipy.io import loadmat
 
 from pacl_mmseg.datasets.large_vocabulary import IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
-from pacl_mmseg.datasets.preparation.sources import read_names, require
+from pacl_mmseg.datasets.preparation.sources import require
 from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
 from pacl_mmseg.utils import whole_file
 
@@ -90,7 +90,7 @@ def convert_context459(
     annotation = layout.root / _ANNOTATION
     if annotation.is_file() or not layout.split.exists():  # a wrong list is mended
         _write_split(_read_annotation(annotation), layout.split)
-    names = read_names(layout.split)
+    names = layout.split.read_text().split()
     jobs = [Job(layout.masks / f'{x}.tif', folder / f'{x}.mat') for x in names]
     return write_images(_context459_labels, jobs, **options)
 
