@@ -7,21 +7,22 @@ import pickle
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from math import fsum, sqrt
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from mmengine.utils import track_iter_progress
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pacl_mmseg.datasets.counts import sample_counts
+from pacl_mmseg.datasets.transforms.formatting import (
+    PackImageText,
+    collate_image_text,
+)
 from pacl_mmseg.datasets.transforms.image_tokens import (
     VERSION,
     checksum,
@@ -29,6 +30,7 @@ from pacl_mmseg.datasets.transforms.image_tokens import (
     pack_tokens,
     read_meta,
     read_tokens,
+    seal,
     token_file,
     unpack_tokens,
 )
@@ -36,18 +38,9 @@ from pacl_mmseg.models import PACLBackbone
 from pacl_mmseg.models.data_preprocessor import flips_channels
 from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import DATASETS, TRANSFORMS, kind_of, walk
-from pacl_mmseg.utils import whole_file
 
-DTYPES = ('bfloat16', 'float32', 'int8')
-SIZES_DIFFER = (
-    'The transforms of LoadImageTokens give images of different sizes, but a cache '
-    'holds as many tokens of each: end them with CLIPResizeCrop.'
-)
-# Arguments of a data set that say where or how fast it is read, not what it holds.
-_NOT_CONTENT = (
-    *('pipeline', 'data_root', 'cache_dir'),
-    *('max_refetch', 'lazy_init', 'serialize_data'),
-)
+# Arguments of a data set that do not say what images it has.
+_NOT_CONTENT = ('pipeline', 'data_root', 'cache_dir')
 
 
 def find_cached(config: Mapping) -> Iterator[tuple[Mapping, Mapping]]:
@@ -132,7 +125,6 @@ def write_token_cache(
     model: nn.Module,
     dataset: Mapping,
     transform: Mapping,
-    root: str | Path | None = None,
     dtype: str = 'bfloat16',
     batch_size: int = 128,
     num_workers: int = 4,
@@ -144,16 +136,15 @@ def write_token_cache(
     The backbone runs in its own precision (its ``dtype``), without autocast, whatever
     the config trains with.
 
-    A file is there whole or not at all, and is kept if it belongs to the same cache and
-    is undamaged. So started again, a run goes on where it was, a damaged cache is
-    repaired, and images that were left out are tried again. Images that changed under
-    the same name are not noticed: delete the folder.
+    Files that belong to the same cache and are undamaged are kept. So started again, a
+    run goes on where it was, a damaged cache is repaired, and images that were left out
+    are tried again. Images that changed under the same name are not noticed: delete
+    the folder.
 
     Args:
         model: The segmentor that is to be trained, on any device.
         dataset: Config of a map-style image-text data set.
         transform: Config of its ``LoadImageTokens``.
-        root: Folder, if not that of ``transform``.
         dtype: How tokens are stored: ``'float32'``, ``'bfloat16'``, the precision
             that encoders run in on a GPU, or ``'int8'``, half of that with a larger
             error. It is measured in any case.
@@ -161,109 +152,71 @@ def write_token_cache(
         num_workers: Processes that load images; 0 loads them in this one.
 
     Returns:
-        ``images`` in the cache, ``skipped`` ones, ``written`` now;
-        ``bytes`` of all files; ``relative_error``, the root mean square, over images,
-        of the stored tokens' error relative to what the backbone gave.
+        ``images`` in the cache, ``skipped`` ones, ``written`` now; ``bytes`` of all
+        files; ``relative_error``, the root mean square, over images written now, of
+        the stored tokens' error relative to what the backbone gave.
 
     Raises:
-        ValueError: If an option is bad, ``transforms`` draw random numbers, images
-            differ in size, tokens are not finite, no image can be used, or the folder
-            has tokens that were made with something else.
+        ValueError: If ``transforms`` draw random numbers, images differ in size, tokens
+            are not finite, no image can be used, or the folder has tokens that were
+            made with something else.
         OSError: If the disk is full.
-        RuntimeError: If another process writes the same cache.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f'dtype must be one of {DTYPES}, not {dtype!r}')
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError('batch_size must be positive and num_workers not negative')
+    root = Path(transform['root']).expanduser()
     identity = token_identity(model, dataset, transform, dtype)
+    with suppress(FileNotFoundError):  # nothing was finished here
+        _compare(root, read_meta(root), identity)
     images = _Images(dataset, transform.get('transforms') or ())
-    root = Path(root or transform['root']).expanduser()
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / '.lock', timeout=0):
-            return _write(model.eval(), images, root, identity, batch_size, num_workers)
-    except Timeout as error:
-        raise RuntimeError(
-            f'Another process is writing {root}: wait for it.'
-        ) from error
-
-
-def _write(
-    model: nn.Module,
-    images: _Images,
-    root: Path,
-    identity: dict,
-    batch_size: int,
-    num_workers: int,
-) -> dict[str, Any]:
-    meta = read_meta(root, complete=False)
-    if meta:
-        _compare(root, meta, identity)
-        identity = meta['identity']  # which may name the encoder's file otherwise
-    for path in root.glob('*/.*.safetensors'):  # of a run that was killed
-        path.unlink()
-    cache, dtype = checksum(identity), identity['dtype']
-    todo, errors, grids = [], [], set()
+    cache = checksum({**identity, 'encoder': None})
+    todo, grids = [], set()
     for name in images.indices:
         try:
-            stored = read_tokens(root, name, cache)
-        except (FileNotFoundError, ValueError):
+            grids.add(tuple(read_tokens(root, name, cache)['grid'].tolist()))
+        except (OSError, ValueError):
             todo.append(name)
-        else:
-            errors.append(stored['error'].item())
-            grids.add(tuple(stored['grid'].tolist()))
-    kept = len(errors)
+    kept = len(images.indices) - len(todo)
     print(f'{kept:,} images are in {root}, {len(todo):,} to go', flush=True)
-    starts = range(0, len(todo), batch_size)
     loader = DataLoader(
-        images,
-        batch_sampler=[todo[start : start + batch_size] for start in starts],
-        num_workers=num_workers,
-        collate_fn=_collate,
+        images, batch_size, sampler=todo, num_workers=num_workers, collate_fn=_collate
     )
-    batches = track_iter_progress((loader, len(loader)), file=sys.stderr)
-    # A disk finishes many files in the time of one.
-    with ThreadPoolExecutor() as pool:
-        for names, pixels in batches:
-            if not names:
-                continue
-            tokens, grid = _encode(model, pixels, batch_size)
-            grids.add(grid)
-            if len(grids) > 1:
-                raise ValueError(SIZES_DIFFER)
-            if not meta:
-                meta = _write_meta(root, identity)
-            errors.extend(
-                pool.map(
-                    partial(_write_tokens, root, cache, dtype, grid), names, tokens
-                )
+    model.eval()
+    errors = []
+    for batch in track_iter_progress((loader, len(loader)), file=sys.stderr):
+        if batch is None:
+            continue
+        tokens, grid = _encode(model, batch)
+        grids.add(grid)
+        if len(grids) > 1:
+            raise ValueError(
+                'The transforms of LoadImageTokens give images of different sizes, but '
+                'a cache holds as many tokens of each: end them with CLIPResizeCrop.'
             )
-    if not errors:
+        for name, own in zip(batch['data_samples']['captions'], tokens, strict=True):
+            stored = pack_tokens(own, dtype)
+            difference = (unpack_tokens(stored) - own).norm()
+            errors.append((difference / own.norm().clamp(min=1e-30)).item())
+            content = save(dict(stored, grid=torch.tensor(grid)))
+            _write(root / token_file(name), content + seal(content, name, cache))
+    count = kept + len(errors)
+    if not count:
         raise ValueError(
             f'None of the {len(images.indices):,} images could be used '
             f'({sample_counts.summary()}): check where they are.'
         )
-    meta = _write_meta(
-        root,
-        identity,
-        grid=grids.pop(),
-        images=len(errors),
-        skipped=len(images.indices) - len(errors),
-        # Of the same images the same, whatever their order.
-        relative_error=sqrt(fsum(error**2 for error in errors) / len(errors)),
+    meta = dict(version=VERSION, identity=identity, cache=cache, grid=grids.pop())
+    meta['checksum'] = checksum(meta)
+    _write(root / 'meta.json', json.dumps(meta, indent=2).encode())
+    return dict(
+        images=count,
+        skipped=len(images.indices) - count,
+        written=len(errors),
+        bytes=sum(path.stat().st_size for path in root.glob('*/*.tokens')),
+        relative_error=np.sqrt(np.mean(np.square(errors or [0.0]))),
     )
-    size = sum(path.stat().st_size for path in root.glob('*/*.safetensors'))
-    return dict(meta, written=len(errors) - kept, bytes=size)
 
 
-def _encode(
-    model: nn.Module, images: Tensor, batch_size: int
-) -> tuple[Tensor, tuple[int, ...]]:
-    """Images, uint8 ``(n, 3, H, W)``, BGR, to float32 tokens ``(n, T, C)`` and grid."""
-    # Always as many at once: sizes choose kernels, and kernels the last bits.
-    inputs = images[torch.arange(batch_size) % len(images)]
-    batch = dict(inputs=inputs, data_samples={})
+def _encode(model: nn.Module, batch: dict) -> tuple[Tensor, tuple[int, ...]]:
+    """Float32 tokens ``(n, T, C)`` of a batch's images, and their grid."""
     device = next(model.parameters()).device.type
     with torch.inference_mode(), torch.autocast(device, enabled=False):
         (output,) = model.backbone(model.data_preprocessor(batch, True)['inputs'])
@@ -276,42 +229,18 @@ def _encode(
             'The backbone gives tokens that are not finite: check its weights and its '
             'precision.'
         )
-    return tokens[: len(images)].float().cpu(), tuple(maps.shape[-2:])
+    return tokens.float().cpu(), tuple(maps.shape[-2:])
 
 
-def _write_tokens(
-    root: Path, cache: int, dtype: str, grid: tuple, name: str, tokens: Tensor
-) -> float:
-    """Write an image's tokens ``(T, C)``, and return their relative error."""
-    stored = pack_tokens(tokens, dtype)
-    error, size = (
-        values.double().square().sum()
-        for values in (unpack_tokens(stored) - tokens, tokens)
-    )
-    stored['error'] = (error / size.clamp(min=1e-30)).sqrt()
-    stored['grid'] = torch.tensor(grid)
-    stored['checksum'] = torch.tensor(checksum([name, cache], stored))
-    _write_file(root / token_file(name), save(stored))
-    return stored['error'].item()
-
-
-def _write_meta(root: Path, identity: Mapping, **counts: Any) -> dict[str, Any]:
-    """Note what tokens are made with and, at the end, how many there are."""
-    meta = dict(version=VERSION, identity=identity, **counts)
-    meta['checksum'] = checksum(meta)
-    _write_file(root / 'meta.json', json.dumps(meta, indent=2).encode())
-    return meta
-
-
-def _write_file(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
+    # What a killed run leaves half written is no file of the cache by its checksum.
     try:
-        path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as part:
-            part.write_bytes(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     except OSError as error:
         raise OSError(
             f'{path} could not be written ({error}); finished files are kept: make '
-            'room and run this again, or give another folder with --out.'
+            'room and run this again, or give LoadImageTokens another root.'
         ) from error
 
 
@@ -334,7 +263,7 @@ class _Images(Dataset):
             name = image_name(self.dataset.get_data_info(index))
             self.indices.setdefault(name, index)
 
-    def __getitem__(self, name: str) -> tuple[str, Tensor] | None:
+    def __getitem__(self, name: str) -> dict | None:
         before = _random_state()
         results = self.dataset.prepare_data(self.indices[name])
         if _random_state() != before:
@@ -343,24 +272,14 @@ class _Images(Dataset):
                 'holds one view of each image: take out augmentations, and give '
                 "CLIPResizeCrop crop='center'."
             )
-        if results is None:
-            return None
-        if 'img' not in results:
-            raise ValueError(
-                'The transforms of LoadImageTokens load no image: begin them with '
-                'LoadPILImage.'
-            )
-        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
-        return name, torch.from_numpy(image)
+        # Packed and collated as in training, with the name in place of a caption.
+        return results and PackImageText()(dict(results, caption=name))
 
 
-def _collate(items: Sequence[tuple[str, Tensor] | None]) -> tuple[list[str], Tensor]:
-    """Names of the images that can be used, and these; both may be empty."""
-    usable = [item for item in items if item is not None]
-    if len({image.shape for _, image in usable}) > 1:
-        raise ValueError(SIZES_DIFFER)
-    images = torch.stack([image for _, image in usable]) if usable else torch.empty(0)
-    return [name for name, _ in usable], images
+def _collate(samples: Sequence[dict | None]) -> dict | None:
+    """The batch of the images that can be used, if there are any."""
+    usable = [sample for sample in samples if sample is not None]
+    return collate_image_text(usable) if usable else None
 
 
 def _compare(root: Path, meta: Mapping, wanted: Mapping) -> None:

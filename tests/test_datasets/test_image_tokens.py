@@ -20,7 +20,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from safetensors.torch import save_file
 
 from pacl_mmseg.datasets import (
     LoadImageTokens,
@@ -169,9 +168,8 @@ def test_five_captions_of_a_photograph_are_one_encoding(model, pixels, tmp_path)
     encoded = []
     model.backbone.register_forward_pre_hook(lambda _, args: encoded.append(args[0]))
     assert len(DATASETS.build({**pixels, 'pipeline': []})) == 5 * PHOTOGRAPHS
-    # Four batches of three: what is short is filled up.
     assert write(model, tokens)['images'] == PHOTOGRAPHS
-    assert sum(map(len, encoded)) == 12
+    assert sum(map(len, encoded)) == PHOTOGRAPHS
     draws = ShuffledDraws(DATASETS.build(tokens), seed=1)
     by_image = {}
     for n in range(5 * PHOTOGRAPHS):
@@ -297,7 +295,6 @@ def test_images_that_cannot_be_kept(model, pixels, tmp_path):
         with pytest.raises(ValueError, match=message):
             write(model, cached(dataset, tmp_path), **options)
 
-    refused('dtype must be one of', dtype='int4')
     shards = dict(type='ImageTextShards', shards='x.tar', pipeline=pixels['pipeline'])
     refused('no random access', shards)
     nowhere = {**pixels, 'data_prefix': dict(img_path='nowhere')}
@@ -311,15 +308,14 @@ def test_images_that_cannot_be_kept(model, pixels, tmp_path):
     with pytest.raises(ValueError, match='not finite'):
         write(broken, cached(pixels, tmp_path))
     del pixels['pipeline'][1]
-    for size in (4, 1):  # within a batch and between batches
-        refused('different sizes.*CLIPResizeCrop', batch_size=size)
+    refused('cannot mix inputs.*CLIPResizeCrop', batch_size=4)
+    refused('different sizes.*CLIPResizeCrop', batch_size=1)
 
 
-@pytest.mark.parametrize('name', ['tokens-00000', 'index'])
-def test_caches_of_earlier_versions(model, pixels, tmp_path, name):
-    """Such as they were: files of many images in the folder itself."""
-    (tmp_path / 'meta.json').write_text(json.dumps(dict(version=2)))
-    save_file(dict(tokens=torch.zeros(1, 16, 32)), tmp_path / f'{name}.safetensors')
+@pytest.mark.parametrize('version', [1, 2, 3, 4])
+def test_caches_of_earlier_versions(model, pixels, tmp_path, version):
+    meta = dict(version=version, identity={}, grid=[4, 4], checksum=1)
+    (tmp_path / 'meta.json').write_text(json.dumps(meta))
     for action in (LoadImageTokens, lambda root: write(model, cached(pixels, root))):
         with pytest.raises(ValueError, match='by another version: delete'):
             action(tmp_path)
@@ -329,7 +325,7 @@ def test_caches_of_earlier_versions(model, pixels, tmp_path, name):
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.glob('*/*.safetens*'))}
+    return {path.name: path.read_bytes() for path in sorted(root.glob('*/*.tokens'))}
 
 
 def test_an_encoder_by_another_name_changes_nothing(model, pixels, tmp_path):
@@ -341,7 +337,7 @@ def test_an_encoder_by_another_name_changes_nothing(model, pixels, tmp_path):
     assert contents(tmp_path) == whole
 
 
-def write_two_batches(model, dataset: dict) -> None:
+def write_two_batches(model, dataset: dict, started: Path) -> None:
     """In a process of its own: it would take for ever over the third."""
     encode = model.backbone.forward
     calls = []
@@ -349,6 +345,7 @@ def write_two_batches(model, dataset: dict) -> None:
     def encode_slowly(images):
         calls.append(images)
         if len(calls) == 3:
+            started.touch()
             time.sleep(600)
         return encode(images)
 
@@ -361,29 +358,26 @@ def test_a_killed_run_is_continued(model, pixels, tmp_path):
     root = tmp_path / 'killed'
     tokens = cached(pixels, root)
     process = multiprocessing.get_context('fork').Process(
-        target=write_two_batches, args=(model, tokens)
+        target=write_two_batches, args=(model, tokens, tmp_path / 'third')
     )
     process.start()
-    while len(contents(root)) < 6:
+    while not (tmp_path / 'third').exists():
         assert process.is_alive()
         time.sleep(0.01)
-    with pytest.raises(RuntimeError, match='Another process is writing'):
-        write(model, tokens)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with pytest.raises(FileNotFoundError, match='no complete token cache.*CONFIG'):
         LoadImageTokens(str(root))
-    with pytest.raises(ValueError, match='dtype=bfloat16.*dtype=int8'):
-        write(model, tokens, dtype='int8')
     before = contents(root)
-    first = next(root.glob('*/*.safetensors'))
-    first.rename(first.with_name('.9.x.safetensors'))  # as if killed while writing it
+    first = next(root.glob('*/*.tokens'))
+    first.write_bytes(before.pop(first.name)[:-9])  # as if killed while writing it
     assert write(model, tokens, dtype='bfloat16')['written'] == PHOTOGRAPHS - 5
-    assert contents(root) == contents(tmp_path / 'whole')
     assert contents(root).items() > before.items()
-    meta = [(tmp_path / name / 'meta.json').read_text() for name in ('whole', 'killed')]
-    assert meta[0] == meta[1]
+    assert contents(root).keys() == contents(tmp_path / 'whole').keys()
+    # What was never finished is no cache of another kind either.
+    (root / 'meta.json').unlink()
+    assert write(model, tokens, dtype='int8')['written'] == PHOTOGRAPHS
 
 
 def test_a_full_disk_loses_nothing_finished(model, pixels, tmp_path):
@@ -396,13 +390,13 @@ def test_a_full_disk_loses_nothing_finished(model, pixels, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
-        with pytest.raises(OSError, match='safetensors could not be written.*room'):
+        with pytest.raises(OSError, match='tokens could not be written.*room'):
             write(model, tokens)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert contents(tmp_path) == left
-    write(model, tokens)
-    assert contents(tmp_path) == whole
+    assert contents(tmp_path).items() >= left.items()
+    assert write(model, tokens)['written'] == PHOTOGRAPHS - 5
+    assert contents(tmp_path).keys() == whole.keys()
 
 
 @pytest.mark.parametrize('kind', ['truncated', 'empty', 'other', 'missing', 'meta'])
@@ -415,7 +409,7 @@ def test_damage_is_noticed_and_repaired(model, pixels, tmp_path, kind):
         path.unlink()
     elif kind == 'meta':
         path = tmp_path / 'meta.json'
-        path.write_bytes(path.read_bytes().replace(b'"images": 11', b'"images": 12'))
+        path.write_bytes(path.read_bytes().replace(b'"heads": ', b'"heads": 1'))
         with pytest.raises(FileNotFoundError, match='meta.json is damaged.*cache_im'):
             LoadImageTokens(str(tmp_path))
     else:
@@ -426,10 +420,10 @@ def test_damage_is_noticed_and_repaired(model, pixels, tmp_path, kind):
         load = LoadImageTokens(str(tmp_path))
         names = [f'{index:03d}.jpg' for index in range(PHOTOGRAPHS)]
         assert [load(dict(img_path=name)) for name in names].count(None) == 1
-        reason = 'uncached_image' if kind == 'missing' else 'corrupt_image'
-        assert sample_counts.totals()[reason] == 1
+        assert sample_counts.totals()['uncached_image'] == 1
     assert write(model, tokens)['written'] == (kind != 'meta')
-    assert contents(tmp_path) == whole
+    assert contents(tmp_path).keys() == whole.keys()
+    LoadImageTokens(str(tmp_path))
 
 
 def test_no_flipped_bit_gives_other_tokens(model, pixels, tmp_path):
@@ -444,7 +438,7 @@ def test_no_flipped_bit_gives_other_tokens(model, pixels, tmp_path):
         path.write_bytes(flipped)
         results = load(dict(img_path='000.jpg'))
         assert results is None or torch.equal(results['image_tokens'], expected)
-    assert sample_counts.totals()['corrupt_image'] > len(content)
+    assert sample_counts.totals()['uncached_image'] > len(content)
 
 
 def test_unusable_images_are_left_out_and_replaced_in_training(model, pixels, tmp_path):
@@ -508,7 +502,7 @@ def test_spawned_workers_read_the_same(model, pixels, tmp_path):
 def test_the_tool(run_config, pixels, tmp_path, capsys):
     path = ROOT / 'tools' / 'dataset_tools' / 'cache_image_tokens.py'
     main = runpy.run_path(str(path))['main']
-    arguments = [str(tmp_path / 'config.py'), '--device', 'cpu', '--num-workers', '0']
+    arguments = [str(tmp_path / 'config.py'), '--device', 'cpu']
 
     def complaint() -> str:
         run_config.dump(arguments[0])
@@ -516,7 +510,7 @@ def test_the_tool(run_config, pixels, tmp_path, capsys):
             main(arguments)
         return str(caught.value)
 
-    assert complaint().startswith('the config has LoadImageTokens in 0 pipelines')
+    assert complaint().startswith('the training data of the config have no LoadImageT')
     dataset = cached({**pixels, 'data_root': '/nowhere'}, tmp_path / 'cache')
     run_config.train_dataloader.dataset.dataset = dataset
     run_config.model.encoder.pretrained = 'no_weights.pt'
@@ -529,4 +523,5 @@ def test_the_tool(run_config, pixels, tmp_path, capsys):
     capsys.readouterr()
     main(arguments)
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith(f'{tmp_path}/cache: 11 images (11 encoded now, nothing skip')
+    assert line.startswith(f'{tmp_path}/cache: 11 images in ')
+    assert '0 left out. Encoded now: 11 (nothing skipped or converted)' in line

@@ -23,20 +23,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config that trains from LoadImageTokens')
-    parser.add_argument('--out', help='folder, if not that of the config')
     parser.add_argument(
         '--dtype',
         default='bfloat16',
-        help='how tokens are stored: bfloat16 (default), float32, or int8, which takes '
-        'half the space',
+        choices=('bfloat16', 'float32', 'int8'),
+        help='how tokens are stored (default: bfloat16); int8 takes half the space',
     )
     parser.add_argument('--device', help='default: a GPU if there is one')
-    parser.add_argument(
-        '--batch-size', type=int, default=128, help='images encoded at once'
-    )
-    parser.add_argument(
-        '--num-workers', type=int, default=4, help='processes that load images'
-    )
     cli.add_options_argument(parser)
     cli.add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -56,31 +49,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(args.config, cli.options_from(args))
     init_default_scope(config.get('default_scope', 'mmseg'))
     found = list(find_cached(config))
-    if not found or (args.out and len(found) > 1):
+    if not found:
         raise ValueError(
-            f'the config has LoadImageTokens in {len(found)} pipelines of its '
-            'training data: see configs/pacl_vitb16_coco_cached.py for one that '
-            'has it, and leave out --out where several have'
+            'the training data of the config have no LoadImageTokens in a pipeline: '
+            'see configs/pacl_vitb16_coco_cached.py for one that has'
         )
     if lacking := missing_data(config, 'train_dataloader'):
         raise ValueError(lacking)  # before weights are fetched
     model = MODELS.build(config.model).to(args.device or get_device())
     for dataset, transform in found:
+        workers = config.train_dataloader.num_workers
         done = write_token_cache(
-            model,
-            dataset,
-            transform,
-            args.out,
-            dtype=args.dtype,
-            batch_size=args.batch_size,
-            num_workers=args.num_workers,
+            model, dataset, transform, args.dtype, num_workers=workers
         )
         print(
-            f'{args.out or transform["root"]}: {done["images"]:,} images '
-            f'({done["written"]:,} encoded now, {sample_counts.summary()}; '
-            f'{done["skipped"]:,} left out in all) in {done["bytes"] / 1e9:,.3g} '
-            f'GB. {args.dtype} changes the tokens by {done["relative_error"]:.2e} '
-            'of their size (root mean square).'
+            f'{transform["root"]}: {done["images"]:,} images in '
+            f'{done["bytes"] / 1e9:,.3g} GB, {done["skipped"]:,} left out. Encoded '
+            f'now: {done["written"]:,} ({sample_counts.summary()}), whose tokens '
+            f'{args.dtype} changes by {done["relative_error"]:.2e} of their size (root '
+            'mean square).'
         )
 
 

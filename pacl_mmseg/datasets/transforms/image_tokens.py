@@ -3,11 +3,10 @@
 A token cache is a folder that
 :func:`pacl_mmseg.datasets.token_cache.write_token_cache` writes:
 
-- ``ab/ab12....safetensors``, called by a hash of an image's name: its patch ``tokens``
-  ``(T, C)``, with 8 bits also a scale per token; their ``grid`` and relative ``error``;
-  a ``checksum`` of all these, the image's name and what the tokens were made with;
-- ``meta.json``: what that is and, added last, how many images there are. Without these
-  a folder is no complete cache (yet).
+- ``ab/ab12....tokens``, called by a hash of an image's name: a safetensors file of its
+  patch ``tokens`` ``(T, C)``, with 8 bits also a scale per token, and their ``grid``;
+  behind it 4 bytes, the CRC-32 of this, the image's name and what made the tokens;
+- ``meta.json``, written last: what that is.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.registry import TRANSFORMS
 
-VERSION = 4  # of the files; raise it whenever older ones cannot be read any more
+VERSION = 5  # of the files; raise it whenever older ones cannot be read any more
 TOOL = 'python tools/dataset_tools/cache_image_tokens.py CONFIG'
 
 
@@ -39,9 +38,8 @@ class LoadImageTokens(BaseTransform):
     pairs as from pixels. Training checks at its start that the cache belongs to the
     model, the data set and ``transforms``.
 
-    An image that is not in the cache, because it could not be read when that was
-    written, is counted and its sample dropped (``None`` is returned), as is one whose
-    file is damaged.
+    An image that could not be read when the cache was written, or whose file there is
+    damaged, is counted and its sample dropped (``None`` is returned).
 
     Required keys: ``img_name``, the path that the annotation file gives, or
     ``img_path``.
@@ -61,9 +59,8 @@ class LoadImageTokens(BaseTransform):
 
     def __init__(self, root: str, transforms: Sequence[Mapping] = ()) -> None:
         self.root = Path(root).expanduser()
-        self.transforms = transforms
         self.counts = sample_counts
-        self.cache = checksum(read_meta(self.root)['identity'])
+        self.cache = read_meta(self.root)['cache']
 
     def transform(self, results: dict) -> dict | None:
         """Put the tokens of the sample's image into it, or drop it."""
@@ -71,45 +68,37 @@ class LoadImageTokens(BaseTransform):
         name = image_name(results)
         try:
             stored = read_tokens(self.root, name, self.cache)
-        except FileNotFoundError:
-            self.counts.add('uncached_image', f'{name} is not in {self.root}')
-            return None
-        except ValueError as error:
-            self.counts.add('corrupt_image', f'{name}: {error}')
+        except (OSError, ValueError) as error:
+            self.counts.add('uncached_image', f'{name} ({error})')
             return None
         results['image_tokens'] = unpack_tokens(stored)
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(root={str(self.root)!r})'
 
-
-def read_meta(root: Path, complete: bool = True) -> dict:
-    """What is noted of a cache: ``write_token_cache`` returns the same, and more.
+def read_meta(root: Path) -> dict:
+    """What a cache was made with (``identity``), its number ``cache``, its ``grid``.
 
     Raises:
-        FileNotFoundError: It is not complete, and ``complete`` says that it must be.
-            If not, a folder without a sound ``meta.json`` gives an empty dict.
+        FileNotFoundError: There is no cache, it was never finished, or this is damaged.
         ValueError: Another version of this package wrote it.
     """
     try:
         meta = json.loads((root / 'meta.json').read_bytes())
-        sound = meta.pop('checksum') == checksum(meta)
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        sound = False
-    # Versions 1 to 3 had their tokens in the folder itself.
-    if any(root.glob('*.safetensors')) or (sound and meta['version'] != VERSION):
+        version, sound = meta['version'], meta.pop('checksum', None) == checksum(meta)
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        version, sound = VERSION, False
+    if version != VERSION:
         raise ValueError(
             f'The token cache {root} was written by another version: delete the folder '
             f'and make it again with `{TOOL}`.'
         )
-    if complete and not (sound and 'images' in meta):
+    if not sound:
         raise FileNotFoundError(
             f'There is no complete token cache in {root}, or its meta.json is damaged: '
             f'write, finish or mend it with `{TOOL}`, CONFIG being the config that '
             'trains from it.'
         )
-    return meta if sound else {}
+    return meta
 
 
 def image_name(results: Mapping) -> str:
@@ -120,7 +109,7 @@ def image_name(results: Mapping) -> str:
 def token_file(name: str) -> str:
     """Path in a cache of an image's tokens; no two images share 64 bits in practice."""
     digest = blake2b(name.encode(errors='surrogatepass'), digest_size=8).hexdigest()
-    return f'{digest[:2]}/{digest}.safetensors'
+    return f'{digest[:2]}/{digest}.tokens'
 
 
 def read_tokens(root: Path, name: str, cache: int) -> dict[str, Tensor]:
@@ -129,35 +118,31 @@ def read_tokens(root: Path, name: str, cache: int) -> dict[str, Tensor]:
     Args:
         root: Folder of the cache.
         name: The image's.
-        cache: Checksum of the cache's identity.
+        cache: Number of the cache.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        OSError: There is no such file, or it cannot be read.
         ValueError: It is damaged, or of another image or cache.
     """
     path = root / token_file(name)
-    try:
-        stored = load(path.read_bytes())
-        if stored.pop('checksum').item() != checksum([name, cache], stored):
-            raise ValueError('not what its checksum says')
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what bytes can be taken for has no end
+    content = path.read_bytes()
+    if content[-4:] != seal(content[:-4], name, cache):
         raise ValueError(
-            f'{path} of the token cache is damaged ({error}); `{TOOL}` writes damaged '
-            'files again and keeps the others.'
-        ) from error
-    return stored
+            f'{path} of the token cache is damaged; `{TOOL}` writes damaged files '
+            'again and keeps the others.'
+        )
+    return load(content[:-4])
 
 
-def checksum(values: object, tensors: Mapping[str, Tensor] | None = None) -> int:
-    """CRC-32 of values that JSON can hold, and of tensors with their names."""
-    crc = zlib.crc32(json.dumps(values, sort_keys=True).encode())
-    for name, tensor in sorted((tensors or {}).items()):
-        kind = f'{name} {tensor.dtype} {list(tensor.shape)}'
-        content = tensor.flatten().view(torch.uint8).numpy()
-        crc = zlib.crc32(content, zlib.crc32(kind.encode(), crc))
-    return crc
+def seal(content: bytes, name: str, cache: int) -> bytes:
+    """The 4 bytes behind what is stored of an image."""
+    crc = zlib.crc32(name.encode(errors='surrogatepass'), cache)
+    return zlib.crc32(content, crc).to_bytes(4, 'big')
+
+
+def checksum(values: object) -> int:
+    """CRC-32 of values that JSON can hold."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def pack_tokens(tokens: Tensor, dtype: str) -> dict[str, Tensor]:
