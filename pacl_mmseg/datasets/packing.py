@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import webdataset as wds
@@ -15,34 +14,18 @@ from pacl_mmseg.datasets.transforms.loading import IMAGE_SUFFIXES
 from pacl_mmseg.utils import whole_file
 
 
-@dataclass(frozen=True)
-class PackingSummary:
-    """What :func:`pack_shards` wrote.
-
-    Args:
-        shards: Number of shards.
-        pairs: Number of samples in them.
-        skipped: Images that were missing, empty or of no known suffix.
-        pattern: The shards, as ``ImageTextShards`` and webdataset take them.
-    """
-
-    shards: int
-    pairs: int
-    skipped: int
-    pattern: str
-
-
 def pack_shards(
     dataset: CocoCaptionsDataset | CaptionListDataset,
     out_dir: str | Path,
     shard_size: int = 10000,
     max_pairs: int | None = None,
     one_per_image: bool = False,
-) -> PackingSummary:
+) -> tuple[str, int]:
     """Pack a dataset's pairs into tar shards; images are copied unchanged.
 
     A sample is ``key.jpg``, ``key.txt`` and ``key.json``. A shard is there whole or not
-    at all.
+    at all. Images that are missing, empty or of no known suffix are passed over,
+    counted in ``dataset.counts``, and the first few of them named in the log.
 
     Args:
         dataset: The pairs.
@@ -54,7 +37,8 @@ def pack_shards(
             False.
 
     Returns:
-        What was written.
+        The shards, as ``ImageTextShards`` and webdataset take them, and the number of
+        samples in them.
 
     Raises:
         FileExistsError: If the folder has shards already.
@@ -67,19 +51,18 @@ def pack_shards(
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.glob('[!.]*.tar')):
         raise FileExistsError(f'{out_dir} has shards already: give an empty folder')
-    samples = _Samples(dataset, one_per_image)
-    members = itertools.islice(samples, max_pairs)
+    samples = itertools.islice(_samples(dataset, one_per_image), max_pairs)
     digits, pairs, shards = len(str(shard_size - 1)), 0, 0
     try:
-        while first := next(members, None):
+        while first := next(samples, None):
             with (
                 whole_file(out_dir / f'{shards:05d}.tar') as part,
                 wds.TarWriter(str(part), encoder=False, mtime=0) as target,
             ):
-                rest = itertools.islice(members, shard_size - 1)
-                for place, member in enumerate(itertools.chain([first], rest)):
+                rest = itertools.islice(samples, shard_size - 1)
+                for place, sample in enumerate(itertools.chain([first], rest)):
                     key = f'{shards:05d}{place:0{digits}d}'
-                    target.write(dict(member, __key__=key))
+                    target.write(dict(sample, __key__=key))
             shards, pairs = shards + 1, pairs + place + 1
     except OSError as error:
         raise OSError(
@@ -90,56 +73,36 @@ def pack_shards(
         ) from error
     if not shards:
         raise ValueError(
-            f'none of the {samples.skipped} images of {dataset.ann_file} could be '
+            f'none of the {len(dataset)} images of {dataset.ann_file} could be '
             f'read: check the folder of {dataset.get_data_info(0)["img_path"]}'
         )
     name = '00000' if shards == 1 else f'{{00000..{shards - 1:05d}}}'
-    pattern = str(out_dir / f'{name}.tar')
-    return PackingSummary(shards, pairs, samples.skipped, pattern)
+    return str(out_dir / f'{name}.tar'), pairs
 
 
-class _Samples:
-    """Members of the tar samples of a dataset; counts images that cannot be read."""
-
-    def __init__(
-        self, dataset: CocoCaptionsDataset | CaptionListDataset, one_per_image: bool
-    ) -> None:
-        self.dataset = dataset
-        self.one_per_image = one_per_image
-        self.skipped = 0
-
-    def __iter__(self) -> Iterator[dict]:
-        for index in range(len(self.dataset)):
-            info = self.dataset.get_data_info(index)
-            image = _read_image(info['img_path'])
-            if image is None:
-                self.skipped += 1
-            else:
-                yield from _members(info, *image, self.one_per_image)
-
-
-def _read_image(path: str) -> tuple[str, bytes] | None:
-    suffix = Path(path).suffix.lower().lstrip('.')
-    if suffix not in IMAGE_SUFFIXES:
-        return None
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return None
-    return ('jpg' if suffix == 'jpeg' else suffix, data) if data else None
-
-
-def _members(info: dict, suffix: str, data: bytes, one: bool) -> Iterator[dict]:
-    captions = info['captions']
-    for caption in captions[:1] if one else captions:
-        # Only a list called ``captions`` is drawn from when the shards are read.
-        notes = {
-            'caption': caption,
-            'captions' if one else 'all_captions': captions,
-            'original_path': info['img_path'],
-        }
-        yield {
-            suffix: data,
-            'txt': caption.encode('utf-8', errors='replace'),
-            'json': json.dumps(notes).encode(),
-        }
+def _samples(
+    dataset: CocoCaptionsDataset | CaptionListDataset, one_per_image: bool
+) -> Iterator[dict]:
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        path, captions = Path(info['img_path']), info['captions']
+        suffix = path.suffix.lower().lstrip('.')
+        try:
+            data = path.read_bytes() if suffix in IMAGE_SUFFIXES else b''
+        except (OSError, ValueError):  # the latter of NUL or surrogates in a path
+            data = b''
+        if not data:
+            dataset.counts.add('missing_file', str(path))
+            continue
+        for caption in captions[:1] if one_per_image else captions:
+            # Only a list called ``captions`` is drawn from when the shards are read.
+            notes = {
+                'caption': caption,
+                'captions' if one_per_image else 'all_captions': captions,
+                'original_path': info['img_path'],
+            }
+            yield {
+                'jpg' if suffix == 'jpeg' else suffix: data,
+                'txt': caption.encode('utf-8', errors='replace'),
+                'json': json.dumps(notes).encode(),
+            }

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import re
 import resource
 import sys
 import tarfile
@@ -21,8 +22,8 @@ SHARED_DATA = Path(os.environ.get('PACL_SHARED_DATA', ROOT.parent / 'shared' / '
 
 @pytest.fixture
 def coco(tmp_path) -> CocoCaptionsDataset:
-    """Five images with two captions each, of which one is missing, one empty."""
-    names = [f'{i}.jpeg' for i in range(3)] + ['missing.jpg', 'empty.jpg']
+    """Six images with two captions each, of which three have no file."""
+    names = [f'{i}.jpeg' for i in range(3)] + ['missing.jpg', 'empty.jpg', 'a\0.jpg']
     images = tmp_path / 'images'
     images.mkdir()
     for index, name in enumerate(names[:3]):
@@ -31,7 +32,7 @@ def coco(tmp_path) -> CocoCaptionsDataset:
     content = dict(
         images=[dict(id=i, file_name=name) for i, name in enumerate(names)],
         annotations=[
-            dict(image_id=i, caption=f'{word} {i} ü') for i in range(5) for word in 'ab'
+            dict(image_id=i, caption=f'{word} {i} ü') for i in range(6) for word in 'ab'
         ],
     )
     path = tmp_path / 'captions.json'
@@ -46,9 +47,10 @@ def members(path: Path) -> dict[str, bytes]:
 
 def test_one_pair_per_caption(coco, tmp_path):
     out = tmp_path / 'out'
-    summary = pack_shards(coco, out, shard_size=4)
-    assert (summary.shards, summary.pairs, summary.skipped) == (2, 6, 2)
-    assert summary.pattern == str(out / '{00000..00001}.tar')
+    before = coco.counts.totals()['missing_file']
+    pattern, pairs = pack_shards(coco, out, shard_size=4)
+    assert (pattern, pairs) == (str(out / '{00000..00001}.tar'), 6)
+    assert coco.counts.totals()['missing_file'] == before + 3
     assert sorted(path.name for path in out.iterdir()) == ['00000.tar', '00001.tar']
     first = members(out / '00000.tar')
     keys = ['000000', '000001', '000002', '000003']
@@ -62,18 +64,17 @@ def test_one_pair_per_caption(coco, tmp_path):
 
 
 def test_packed_shards_are_read_back(coco, tmp_path):
-    summary = pack_shards(coco, tmp_path / 'out', shard_size=2)
+    pattern, _ = pack_shards(coco, tmp_path / 'out', shard_size=2)
     pipeline = [dict(type='LoadPILImage'), dict(type='PickCaption')]
-    samples = list(ImageTextShards(summary.pattern, pipeline, repeat=False))
+    samples = list(ImageTextShards(pattern, pipeline, repeat=False))
     got = sorted((s['caption'], int(s['img'][0, 0, 0])) for s in samples)
     assert got == sorted((f'{w} {i} ü', 9 * i) for i in range(3) for w in 'ab')
 
 
 def test_one_per_image(coco, tmp_path):
-    summary = pack_shards(coco, tmp_path / 'out', one_per_image=True)
-    assert (summary.shards, summary.pairs) == (1, 3)
-    assert summary.pattern == str(tmp_path / 'out' / '00000.tar')
-    samples = ImageTextShards(summary.pattern, shuffle_buffer=0, repeat=False)
+    pattern, pairs = pack_shards(coco, tmp_path / 'out', one_per_image=True)
+    assert (pattern, pairs) == (str(tmp_path / 'out' / '00000.tar'), 3)
+    samples = ImageTextShards(pattern, shuffle_buffer=0, repeat=False)
     assert [s['captions'] for s in samples] == [
         [f'a {i} ü', f'b {i} ü'] for i in range(3)
     ]
@@ -81,12 +82,14 @@ def test_one_per_image(coco, tmp_path):
 
 @pytest.mark.parametrize('max_pairs, shards', [(1, 1), (2, 1), (3, 2), (4, 2), (99, 3)])
 def test_max_pairs(coco, tmp_path, max_pairs, shards):
-    summary = pack_shards(coco, tmp_path / 'out', shard_size=2, max_pairs=max_pairs)
-    assert (summary.pairs, summary.shards) == (min(max_pairs, 6), shards)
-    assert summary.skipped == (2 if max_pairs > 6 else 0)  # no more is read than used
+    before = coco.counts.totals()['missing_file']
+    _, pairs = pack_shards(coco, tmp_path / 'out', shard_size=2, max_pairs=max_pairs)
+    assert pairs == min(max_pairs, 6)
+    missing = coco.counts.totals()['missing_file'] - before
+    assert missing == (3 if max_pairs > 6 else 0)  # no more is read than used
     packed = [members(path) for path in (tmp_path / 'out').glob('*.tar')]
     assert len(packed) == shards
-    assert sum(len(names) for names in packed) == 3 * summary.pairs
+    assert sum(len(names) for names in packed) == 3 * pairs
 
 
 def test_interruption_leaves_complete_shards_only(coco, tmp_path, monkeypatch):
@@ -164,7 +167,7 @@ def test_tool_packs_a_table(coco, tmp_path, monkeypatch, capsys):
     options = ('--path-column', 'file', '--caption-column', '0', '--shard-size', 1)
     run_tool(monkeypatch, table, out, '--image-root', tmp_path / 'images', *options)
     printed = capsys.readouterr().out
-    assert '2 shards, 2 pairs, 1 images skipped' in printed
+    assert re.search(r'2 pairs packed; .*\d missing file', printed)
     assert f"shards='{out}/{{00000..00001}}.tar'" in printed
     assert members(out / '00001.tar')['000010.txt'] == b'a cat'
 
@@ -197,9 +200,9 @@ def test_real_photographs(tmp_path):
         data_root=str(SHARED_DATA / 'coco_captions'),
         data_prefix=dict(img_path='images'),
     )
-    summary = pack_shards(dataset, tmp_path, shard_size=100)
-    assert (summary.shards, summary.pairs, summary.skipped) == (3, 255, 0)
-    samples = list(ImageTextShards(summary.pattern, repeat=False))
+    pattern, pairs = pack_shards(dataset, tmp_path, shard_size=100)
+    assert (pattern, pairs) == (str(tmp_path / '{00000..00002}.tar'), 255)
+    samples = list(ImageTextShards(pattern, repeat=False))
     assert len(samples) == len({sample['key'] for sample in samples}) == 255
     captions = {sample['caption'].decode() for sample in samples}
     assert captions == {

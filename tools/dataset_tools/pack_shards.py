@@ -69,18 +69,15 @@ def main() -> None:
             delimiter=args.delimiter,
             data_prefix=prefix,
         )
-    summary = pack_shards(
+    pattern, pairs = pack_shards(
         dataset,
         args.out_dir,
         shard_size=args.shard_size,
         max_pairs=args.max_pairs,
         one_per_image=args.one_per_image,
     )
-    print(
-        f'{summary.shards} shards, {summary.pairs} pairs, '
-        f'{summary.skipped} images skipped'
-    )
-    print(f"shards='{summary.pattern}'")
+    print(f'{pairs} pairs packed; {dataset.counts.summary()}')
+    print(f"shards='{pattern}'")
 
 
 if __name__ == '__main__':
