@@ -1,23 +1,21 @@
 """Run what measures a GPU, each part within its time, and fill in the table.
 
     benchmarks/on_gpu.sh gpu.json
-    python benchmarks/on_gpu.py gpu.json --fill docs/pretraining.md
+    python benchmarks/on_gpu.py gpu.json --fill
 
-The parts are the tests that need CUDA, a training step at a batch of 4096 against the
-encoders alone, noun prompts, the compatibility function alone, and evaluation. One that
-fails or takes too long does not keep the others from running; FILE is written anew
-after each. With ``--device cpu`` everything is tiny, and says nothing but that it runs.
-``--fill`` runs nothing: it puts a table of FILE between the two comments named
-``on_gpu`` of a page.
+The parts are a training step at a batch of 4096 against the encoders alone, the
+compatibility function alone, evaluation, and the tests that need CUDA. One that fails
+or takes too long does not keep the others from running; FILE is written anew after
+each. With ``--device cpu`` everything is tiny, and says nothing but that it runs.
+``--fill`` runs nothing: it puts the table of FILE into docs/pretraining.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,75 +23,64 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'pretraining.md'
 BEGIN, END = '<!-- on_gpu -->\n', '<!-- /on_gpu -->\n'
-SMALL_WORLD = ['--config', 'configs/small_world/pacl.py', '--noun-prompts']
-# Seconds that a part may take, and its command.
-PARTS: dict[str, tuple[int, list[str]]] = {
-    'step': (170, ['benchmarks/training.py']),
-    'phi': (70, ['benchmarks/compatibility.py', '--implementations', 'blockwise']),
-    'noun prompts': (60, ['benchmarks/training.py', *SMALL_WORLD]),
-    'evaluation': (80, ['benchmarks/evaluation.py']),
-    'tests': (150, ['-m', 'pytest', '-q', '-k', 'gpu or cuda or pinned or mixed']),
+# Seconds that a part may take.
+SECONDS = dict(step=180, phi=80, evaluation=100, tests=170)
+BF16 = '--config configs/pacl_vitb16_30m_bf16.py'
+SMALL = '--config configs/small_world/pacl.py'
+MEASURING = {
+    'cuda': dict(
+        step=f'training.py {BF16} --batch-size 4096 --repeat 3 --steps 5',
+        phi='compatibility.py --dtype bfloat16 --sizes 4096 --repeat 3',
+        evaluation='evaluation.py --dtype float16',
+    ),
+    'cpu': dict(
+        step=f'training.py {SMALL} --batch-size 4 --repeat 1',
+        phi='compatibility.py --sizes 8 --repeat 1',
+        evaluation='evaluation.py --benchmarks voc20 --size 64 64 --repeat 1',
+    ),
 }
-OPTIONS = {
-    'cuda': {
-        'step': '--dtype bfloat16 --compile --batch-size 4096 --repeat 3 --steps 5',
-        'phi': '--dtype bfloat16 --matmul-dtype bfloat16 --sizes 4096 --repeat 3',
-        'noun prompts': '--batch-size 256',
-        'evaluation': '--dtype float16',
-    },
-    'cpu': {
-        'step': '--config configs/small_world/pacl.py --batch-size 4 --repeat 1',
-        'phi': '--sizes 8 --tokens 9 --dim 16 --repeat 1',
-        'noun prompts': '--batch-size 16 --repeat 1',
-        'evaluation': '--benchmarks voc20 --size 64 64 --repeat 1',
-    },
-}
-MACHINE = """
-import json, sys, torch
-cuda = sys.argv[1] == 'cuda'
-device = torch.cuda.get_device_name() if cuda else 'CPU'
-print(json.dumps(dict(device=device, torch=torch.__version__, cuda=torch.version.cuda)))
-"""
+TESTS = (
+    "grep -rl --include='test_*.py' cuda.is_available tests | "
+    f"xargs {sys.executable} -m pytest -q -k 'gpu or cuda or pinned or mixed'"
+)
 
 
-def run_part(name: str, device: str, limit: float) -> dict[str, Any]:
-    """Run a part for at most ``limit`` seconds.
+def commands(device: str) -> dict[str, str]:
+    """What bash runs for each part."""
+    start, options = f'{sys.executable} benchmarks', f'--device {device} --json "$FILE"'
+    measuring = MEASURING[device].items()
+    parts = {name: f'{start}/{script} {options}' for name, script in measuring}
+    return dict(parts, tests=TESTS)
+
+
+def run_part(command: str, limit: float) -> dict[str, Any]:
+    """Run a part for at most ``limit`` seconds, with whatever processes it starts.
+
+    Args:
+        command: For bash; results go to the file that ``FILE`` names.
+        limit: Then it is killed.
 
     Returns:
         ``command``, ``seconds``, ``status`` (``ok``, ``failed`` or ``out of time``),
         the last lines of what it printed, and ``result``, None if there is none.
     """
-    _, command = PARTS[name]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, 'result.json')
-        if name == 'tests':
-            found = [p for p in ROOT.glob('tests/**/test_*.py') if needs_gpu(p)]
-            command = [*command, *sorted(str(p.relative_to(ROOT)) for p in found)]
-        else:
-            options = f'--device {device} {OPTIONS[device][name]}'.split()
-            command = [*command, *options, '--json', str(file)]
-        log = Path(folder, 'log')
+        file, log = Path(folder, 'result.json'), Path(folder, 'log')
+        environment = {**os.environ, 'FILE': str(file)}
+        limited = ['timeout', '-s', 'KILL', str(max(limit, 1)), 'bash', '-c', command]
         start = time.monotonic()
         with log.open('wb') as out:
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            code = subprocess.call(
+                limited, cwd=ROOT, env=environment, stdout=out, stderr=out
             )
-            try:
-                status = 'failed' if process.wait(max(limit, 1)) else 'ok'
-            except subprocess.TimeoutExpired:
-                status = 'out of time'
-            finally:  # with whatever processes it has started
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        status = {0: 'ok', -9: 'out of time'}.get(code, 'failed')
         return dict(
-            command=' '.join(command),
+            command=command,
             seconds=round(time.monotonic() - start, 1),
             status=status,
             output=log.read_text(errors='replace').splitlines()[-25:],
@@ -101,18 +88,15 @@ def run_part(name: str, device: str, limit: float) -> dict[str, Any]:
         )
 
 
-def needs_gpu(test: Path) -> bool:
-    return 'cuda.is_available' in test.read_text()
-
-
 def measure(device: str, seconds: float, file: Path) -> dict[str, Any]:
     """Run all parts within ``seconds``; see the module's description."""
     end = time.monotonic() + seconds
-    described = subprocess.check_output([sys.executable, '-c', MACHINE, device])
-    record = dict(machine=json.loads(described.splitlines()[-1]), parts={})
-    for name, (limit, _) in PARTS.items():
+    name = torch.cuda.get_device_name() if device == 'cuda' else 'CPU'
+    record = dict(device=name, torch=torch.__version__, parts={})
+    for name, command in commands(device).items():
         left = end - time.monotonic()
-        record['parts'][name] = part = run_part(name, device, min(limit, left))
+        part = run_part(command, min(SECONDS[name], left))
+        record['parts'][name] = part
         file.write_text(json.dumps(record, indent=1))
         print(f'{name}: {part["status"]} after {part["seconds"]:.0f} s', flush=True)
     return record
@@ -121,52 +105,38 @@ def measure(device: str, seconds: float, file: Path) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """What was measured, as Markdown."""
     results = {name: part['result'] for name, part in record['parts'].items()}
-    machine = record['machine']
     rows = {}
     if step := results['step']:
         seconds, count = step['seconds'], step['batch_size']
         ratio = seconds['step'] / seconds['encoders']
         rows[f'step / encoders, batch {count}'] = f'{ratio:.3f}'
         rows['samples/s'] = f'{count / seconds["step"]:,.0f}'
-        rows['peak memory of a step'] = f'{step["peak_memory"] / 1e9:.1f} GB'
+        rows['peak GPU memory of a step'] = f'{step["peak_memory"] / 1e9:.1f} GB'
         rows["the recipe's 300 million samples"] = f'{step["hours"]:,.1f} hours'
     for phi in results['phi'] or ():
-        seconds = phi['seconds']
-        for way, taken in seconds['blockwise'].items():
+        for way, share in phi['shares'].items():
             name = f"φ {way}, B = N = {phi['size']}: share of the device's matrix rate"
-            rows[name] = f'{seconds["device"][way] / taken:.0%}'
-    if nouns := results['noun prompts']:
-        ratio = nouns['seconds']['apart'] / nouns['seconds']['step']
-        name = 'small world, noun prompts: a step that takes equal texts apart / a step'
-        rows[f'{name}, batch {nouns["batch_size"]}'] = f'{ratio:.2f}'
-    for name, result in (results['evaluation'] or {}).items():
-        seconds = result['seconds']
-        whole, stock = seconds['whole'], seconds['stock']
-        rows[f'{name}: evaluation of an image / encoders'] = (
-            f'{whole / seconds["encoder"]:.2f}'
-        )
-        rows[f"{name}: MMSeg's segmentor / ours"] = f'{stock / seconds["batched"]:.2f}'
+            rows[name] = f'{share:.0%}'
+    for name, seconds in (results['evaluation'] or {}).items():
+        ratios = {
+            'evaluation of an image / encoders': ('whole', 'encoder'),
+            "MMSeg's segmentor / ours": ('stock', 'batched'),
+        }
+        for title, (a, b) in ratios.items():
+            rows[f'{name}: {title}'] = f'{seconds[a] / seconds[b]:.2f}'
     tests = record['parts']['tests']
     rows['tests on the device'] = (tests['output'] or [''])[-1].strip('= ')
     for name, part in record['parts'].items():
         if part['status'] != 'ok':
             rows[name] = f'{part["status"]} after {part["seconds"]:.0f} s'
-    head = f'| {machine["device"]}, torch {machine["torch"]} | measured |\n|---|---|\n'
+    head = f'| {record["device"]}, torch {record["torch"]} | measured |\n|---|---|\n'
     return head + ''.join(f'| {name} | {value} |\n' for name, value in rows.items())
 
 
-def fill(page: Path, record: dict[str, Any]) -> None:
-    """Put the table into a page.
-
-    Raises:
-        ValueError: It has not the two comments, in their order.
-    """
-    before, begin, rest = page.read_text(encoding='utf-8').partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f'{page} has no {BEGIN.strip()} before {END.strip()}.')
-    text = f'{before}{BEGIN}{table(record)}{END}{after}'
-    page.write_text(text, encoding='utf-8')
+def filled(text: str, record: dict[str, Any]) -> str:
+    """A page with the table between its two comments."""
+    whole = f'{BEGIN}{table(record)}{END}'
+    return re.sub(f'{BEGIN}.*{END}', lambda _: whole, text, flags=re.DOTALL)
 
 
 def main() -> None:
@@ -174,14 +144,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('file', type=Path, help='JSON of the results')
-    parser.add_argument('--device', choices=OPTIONS, default='cuda')
+    parser.add_argument('--device', choices=MEASURING, default='cuda')
     parser.add_argument('--seconds', type=float, default=535, help='for all parts')
-    parser.add_argument(
-        '--fill', type=Path, metavar='PAGE', help='instead of measuring'
-    )
+    parser.add_argument('--fill', action='store_true', help='instead of measuring')
     args = parser.parse_args()
     if args.fill:
-        fill(args.fill, json.loads(args.file.read_text()))
+        record = json.loads(args.file.read_text())
+        PAGE.write_text(filled(PAGE.read_text('utf-8'), record), 'utf-8')
     else:
         print(table(measure(args.device, args.seconds, args.file)))
 

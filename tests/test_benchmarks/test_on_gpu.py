@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = dict(
-    batch_size=4,
-    seconds=dict(step=0.5, encoders=0.4, apart=1.0),
-    peak_memory=2e9,
-    hours=3.0,
+    batch_size=4, seconds=dict(step=0.5, encoders=0.4), peak_memory=2e9, hours=3.0
 )
-WRITE = f'import sys; open(sys.argv[-1], "w").write({json.dumps(json.dumps(STEP))})'
 
 
 @pytest.fixture
@@ -23,18 +20,15 @@ def on_gpu(monkeypatch):
     import on_gpu
 
     parts = {
-        'step': (20, ['-c', WRITE]),
+        'step': f"echo '{json.dumps(STEP)}' > $FILE",
         # Nor is what it has started waited for.
-        'phi': (3, ['-c', 'import os; os.system("echo begun; sleep 60")']),
-        'noun prompts': (20, ['-c', WRITE]),
-        'evaluation': (20, ['-c', 'raise SystemExit("broken")']),
-        'tests': (20, ['-c', 'print("= 7 passed =")']),
+        'phi': 'echo begun; sleep 60; echo over',
+        'evaluation': 'echo broken; exit 3',
+        'tests': 'echo "= 7 passed ="',
     }
-    assert parts.keys() == on_gpu.PARTS.keys()
-    monkeypatch.setattr(on_gpu, 'PARTS', parts)
-    monkeypatch.setattr(
-        on_gpu, 'MACHINE', 'print(\'{"device": "A GPU", "torch": "2.9"}\')'
-    )
+    assert parts.keys() == on_gpu.SECONDS.keys() == on_gpu.commands('cuda').keys()
+    monkeypatch.setattr(on_gpu, 'commands', lambda device: parts)
+    monkeypatch.setitem(on_gpu.SECONDS, 'phi', 1)
     return on_gpu
 
 
@@ -50,24 +44,17 @@ def test_a_part_that_fails_or_hangs_loses_no_other(on_gpu, tmp_path):
     assert record['parts']['evaluation']['output'] == ['broken']
     assert record['parts']['step']['result'] == STEP
     rows = on_gpu.table(record).splitlines()
-    assert rows[0] == '| A GPU, torch 2.9 | measured |'
+    assert rows[0] == f'| CPU, torch {torch.__version__} | measured |'
     assert '| step / encoders, batch 4 | 1.250 |' in rows
     assert '| samples/s | 8 |' in rows
     assert rows[-3] == '| tests on the device | 7 passed |'
     assert rows[-2].startswith('| phi | out of time after')
     assert rows[-1].startswith('| evaluation | failed after')
-    (nouns,) = [row for row in rows if 'noun prompts' in row]
-    assert nouns.endswith('| 2.00 |')
-
-    page = tmp_path / 'page.md'
-    page.write_text(f'before\n{on_gpu.BEGIN}nothing yet\n{on_gpu.END}after\n')
+    page = f'before\n{on_gpu.BEGIN}nothing yet\n{on_gpu.END}after\n'
+    table = on_gpu.table(record)
     for _ in range(2):
-        on_gpu.fill(page, record)
-        expected = f'before\n{on_gpu.BEGIN}{on_gpu.table(record)}{on_gpu.END}after\n'
-        assert page.read_text() == expected
-    page.write_text('no place')
-    with pytest.raises(ValueError, match='has no <!-- on_gpu -->'):
-        on_gpu.fill(page, record)
+        page = on_gpu.filled(page, record)
+        assert page == f'before\n{on_gpu.BEGIN}{table}{on_gpu.END}after\n'
 
 
 def test_the_time_for_all_bounds_each(on_gpu, tmp_path):
@@ -76,5 +63,5 @@ def test_the_time_for_all_bounds_each(on_gpu, tmp_path):
 
 
 def test_the_page_has_a_place_for_the_table(on_gpu):
-    page = (ROOT / 'docs' / 'pretraining.md').read_text()
+    page = on_gpu.PAGE.read_text()
     assert page.index(on_gpu.BEGIN) < page.index(on_gpu.END)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,25 +32,15 @@ def test_every_set_of_captions_is_another(training):
     assert len({tuple(captions) for captions in sets}) == len(sets) >= 8
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_it_measures_steps_that_train(training, capsys):
+def test_it_measures_steps_that_train(training):
     cfg = load_config(
         str(ROOT / 'configs' / 'small_world' / 'pacl.py'),
         {'model.encoder.pretrained': None, 'model.encoder.dtype': 'bfloat16'},
     )
-    steps = training.Training(cfg, 4, torch.device('cpu'))
-    before = [p.clone() for p in steps.model.neck.parameters()]
-    batches = [next(steps.batches) for _ in range(training.CAPTION_SETS + 1)]
-    assert len({batch['data_samples']['text_tokens'] for batch in batches}) == 8
-    assert batches[0] is batches[-1]
-    assert all(batch['inputs'] is batches[0]['inputs'] for batch in batches)
-    training.measure(steps, repeat=1, steps=2)
-    after = steps.model.neck.parameters()
-    assert not any(map(torch.equal, before, after))
-    assert steps.images.dtype == torch.bfloat16
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    phases = {row[0]: float(row[1]) for row in rows if row[-1].endswith('%')}
-    assert [*phases] == [
-        *('vision', 'text', 'embedder', 'phi', 'loss', 'backward', 'optimizer')
-    ]
-    assert min(phases.values()) > 0
+    model = training.MODELS.build(cfg.model).train()
+    jobs = training.jobs_of(model, cfg, 4)
+    before = [p.clone() for p in model.neck.parameters()]
+    jobs['encoders']()
+    for _ in range(training.CAPTION_SETS + 1):  # batches have no end
+        assert jobs['step']()['loss'].isfinite()
+    assert not any(map(torch.equal, before, model.neck.parameters()))
