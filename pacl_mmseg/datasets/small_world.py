@@ -47,9 +47,6 @@ PALETTE = [
 
 IGNORE_INDEX = 255
 SPLITS = {'train': 0, 'val': 1, 'test': 2}
-# Raise this whenever the same index would give another picture, so that files
-# cached by an earlier version are not taken for the present ones.
-VERSION = 1
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 4
 # Diameter of the circle of the same area, as a fraction of the image's side.
@@ -224,9 +221,7 @@ def _is_dark(
         return (column < 2) & (row < 2)
     if texture == 'gridded':
         return (column == 0) | (row == 0)
-    if texture == 'speckled':
-        return rng.random(x.shape, dtype=np.float32) < 0.35
-    raise ValueError(f'unknown texture {texture!r}')
+    return rng.random(x.shape, dtype=np.float32) < 0.35  # speckled
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -266,7 +261,7 @@ class _SmallWorld:
     """What the two datasets share; comes before the dataset class as a base.
 
     Scenes are rendered when they are asked for and never kept. With ``cache_dir``
-    each one asked for is also written there as PNG, once, for whatever reads
+    the picture of each one asked for is also written there as PNG, for whatever reads
     ``img_path`` again (``SegVisualizationHook`` does); otherwise ``img_path`` is
     but a name.
     """
@@ -298,19 +293,15 @@ class _SmallWorld:
         scene = render_scene(index, split=self.split, seed=self.seed, size=self.size)
         info['key'] = f'small_world/{self.split}/{index:06d}'
         info['img_path'] = info['key']
-        if self.cache_dir is not None:
-            image_path, mask_path = self._cache_paths(index)
-            _save_scene(scene, image_path, mask_path)
-            info['img_path'] = str(image_path)
         info['img'] = np.ascontiguousarray(scene.image[..., ::-1])  # BGR, as MMCV's
         info['img_shape'] = info['ori_shape'] = scene.mask.shape
+        if self.cache_dir is not None:
+            path = Path(self.cache_dir, self.split, f'{index:06d}.png')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as part:
+                cv2.imwrite(str(part), info['img'])
+            info['img_path'] = str(path)
         return scene
-
-    def _cache_paths(self, index: int) -> tuple[Path, Path]:
-        """Where the image and the mask of a scene are cached."""
-        world = f'v{VERSION}_seed{self.seed}_size{self.size}'
-        root, name = Path(self.cache_dir, world, self.split), f'{index:06d}.png'
-        return root / 'images' / name, root / 'masks' / name
 
 
 @DATASETS.register_module()
@@ -326,7 +317,7 @@ class SmallWorldCaptions(_SmallWorld, BaseDataset):
         split: 'train', 'val' or 'test'.
         seed: of the world, not of the run.
         size: the side of the images in pixels.
-        cache_dir: where to write the scenes asked for as PNG. Default: nowhere.
+        cache_dir: where to write the images asked for as PNG. Default: nowhere.
         **kwargs: of :class:`mmengine.dataset.BaseDataset`.
     """
 
@@ -345,7 +336,7 @@ class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
 
     A pipeline starts after the loading: it gets ``img`` (BGR, uint8, (H, W, 3)),
     ``gt_seg_map`` (uint8, (H, W)), ``seg_fields``, ``img_shape``, ``ori_shape``,
-    ``img_path``, ``seg_map_path`` and ``reduce_zero_label``. With
+    ``img_path``, ``key`` and ``reduce_zero_label``. With
     ``metainfo=dict(classes=...)`` pixels of all other classes are ignored.
 
     Args:
@@ -353,8 +344,7 @@ class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
         split: 'train', 'val' or 'test'.
         seed: of the world, not of the run.
         size: the side of the images in pixels.
-        cache_dir: where to write the scenes asked for as PNG. Default: nowhere.
-            The masks written there always have all classes.
+        cache_dir: where to write the images asked for as PNG. Default: nowhere.
         **kwargs: of :class:`mmseg.datasets.BaseSegDataset`.
     """
 
@@ -367,24 +357,7 @@ class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
             table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
             table[list(self.label_map)] = list(self.label_map.values())
             mask = table[mask]
-        info['seg_map_path'] = info['img_path']
-        if self.cache_dir is not None:
-            info['seg_map_path'] = str(self._cache_paths(info['scene_index'])[1])
         info['gt_seg_map'] = mask
         info['seg_fields'] = ['gt_seg_map']
         info['reduce_zero_label'] = False
         return info
-
-
-def _save_scene(scene: Scene, image_path: Path, mask_path: Path) -> None:
-    for path, array in ((image_path, scene.image[..., ::-1]), (mask_path, scene.mask)):
-        if not path.exists():
-            _write_png(path, array)
-
-
-def _write_png(path: Path, array: np.ndarray) -> None:
-    """Write a PNG such that no other process ever sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode('.png', array)
-    with whole_file(path) as part:
-        part.write_bytes(data.tobytes())
