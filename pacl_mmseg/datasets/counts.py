@@ -80,12 +80,19 @@ class SampleCounts:
                 level=logging.WARNING,
             )
 
+    def decode(self, text: bytes, name: str | None = None) -> str:
+        """Read UTF-8; bytes that are none are replaced and counted, once for a text."""
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            self.add('undecodable_text', name)
+            return text.decode(errors='replace')
+
     def totals(self, reduce: bool = False) -> dict[str, int]:
         """Add up the workers' counts.
 
         Args:
             reduce: Whether of all ranks, which must then all call this.
-                Defaults to False: of this one.
 
         Returns:
             The count of every reason, zeros included.

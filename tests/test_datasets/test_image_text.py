@@ -24,6 +24,13 @@ def counted() -> dict[str, int]:
     return {reason: n for reason, n in sample_counts.totals().items() if n}
 
 
+@pytest.fixture
+def messages(monkeypatch) -> list[str]:
+    texts = []
+    monkeypatch.setattr(counts, 'print_log', lambda text, **_: texts.append(text))
+    return texts
+
+
 def write_coco(folder: Path, captions: dict[str, list[str]]) -> Path:
     images = [dict(id=i, file_name=name) for i, name in enumerate(captions)]
     annotations = [
@@ -61,15 +68,11 @@ def test_coco_items(tmp_path):
     assert dataset.get_data_info(1)['captions'] == ['three']
 
 
-def test_coco_counts_images_without_captions(tmp_path, monkeypatch):
-    messages = []
-    monkeypatch.setattr(
-        'pacl_mmseg.datasets.image_text.print_log',
-        lambda text, **_: messages.append(text),
-    )
-    CocoCaptionsDataset(str(write_coco(tmp_path, {'a.jpg': ['x'], 'b.jpg': [' ']})))
-    assert len(messages) == 1
-    assert '1 of 2 images have no caption' in messages[0]
+def test_coco_counts_images_without_captions(tmp_path, messages):
+    path = write_coco(tmp_path, {'a.jpg': ['x'], 'b.jpg': [' '], 'c.jpg': []})
+    assert pairs(CocoCaptionsDataset(str(path))) == [('a.jpg', 'x')]
+    assert counted() == {'empty_caption': 2}
+    assert messages == [f'empty caption: {path}, {name}.jpg' for name in 'bc']
 
 
 def test_coco_pipeline_is_found_without_a_runner(tmp_path):
@@ -118,7 +121,7 @@ def test_missing_annotation_file(tmp_path, kind):
     path = str(tmp_path / 'no.csv')
     with pytest.raises(FileNotFoundError, match=r'no\.csv does not exist.*ann_file'):
         kind(path)
-    with pytest.raises(ValueError, match='ann_file'):
+    with pytest.raises(FileNotFoundError, match='ann_file'):
         kind('')
 
 
@@ -144,12 +147,13 @@ def test_coco_file_without_pairs(tmp_path):
 
 def test_csv_quoting_by_index(tmp_path):
     path = tmp_path / 'list.csv'
-    path.write_text('a.jpg,"a dog, and ""a cat"""\n\nb.jpg,"two\nlines"\n')
+    path.write_text('a.jpg,"a dog, and ""a cat"""\n\nb.jpg,an owl\n')
     dataset = CaptionListDataset(str(path), data_prefix=dict(img_path='images'))
     assert pairs(dataset) == [
         ('images/a.jpg', 'a dog, and "a cat"'),
-        ('images/b.jpg', 'two\nlines'),
+        ('images/b.jpg', 'an owl'),
     ]
+    assert counted() == {}
     assert dataset.get_data_info(0)['key'] == 'a'
 
 
@@ -187,13 +191,6 @@ def test_delimiter_header_and_byte_order_mark(tmp_path):
     assert pairs(dataset) == [('a.jpg', 'a dog')]
 
 
-@pytest.fixture
-def messages(monkeypatch) -> list[str]:
-    texts = []
-    monkeypatch.setattr(counts, 'print_log', lambda text, **_: texts.append(text))
-    return texts
-
-
 def test_malformed_rows_and_bad_bytes_are_counted_and_named(tmp_path, messages):
     path = tmp_path / 'list.tsv'
     path.write_bytes(
@@ -212,35 +209,22 @@ def test_malformed_rows_and_bad_bytes_are_counted_and_named(tmp_path, messages):
     ]
 
 
-@pytest.mark.parametrize('last', ['z.jpg,a cow', 'z.jpg,a cow"', 'z.jpg,"a cow"'])
-@pytest.mark.parametrize('first', ['bad.jpg,"a dog', 'bad.jpg,"a" dog', 'bad,"'])
-@pytest.mark.parametrize('between', [0, 3, 250])
-def test_a_quote_that_is_not_closed_costs_one_row(
-    tmp_path, messages, first, last, between
-):
-    rows = [f'{number}.jpg,a cat {number}' for number in range(between)]
+@pytest.mark.parametrize('bad', ['bad.jpg,"a dog', 'bad.jpg,"a" dog', 'bad,"'])
+def test_a_quote_that_is_not_closed_costs_one_row(tmp_path, messages, bad):
     path = tmp_path / 'list.csv'
-    path.write_text('\n'.join(['y.jpg,"two\nlines"', first, *rows, last]) + '\n')
-    found = pairs(CaptionListDataset(str(path)))
-    end = last.removeprefix('z.jpg,')
-    end = end[1:-1] if end.startswith('"') else end
-    expected = [tuple(row.split(',')) for row in rows]
-    assert found == [('y.jpg', 'two\nlines'), *expected, ('z.jpg', end)]
+    path.write_text(f'y.jpg,"a, b"\n{bad}\nz.jpg,a cow"\nw.jpg,"an owl"\n')
+    assert pairs(CaptionListDataset(str(path))) == [
+        *(('y.jpg', 'a, b'), ('z.jpg', 'a cow"'), ('w.jpg', 'an owl'))
+    ]
     assert counted() == {'malformed_row': 1}
-    assert messages == [f'malformed row: {path}, line 3']
-
-
-def test_a_row_of_many_lines_is_given_up(tmp_path):
-    path = tmp_path / 'list.csv'
-    path.write_text('a,"' + 'x\n' * 98 + 'y"\nb,"' + 'x\n' * 100 + 'y"\nc,z\n')
-    assert [name for name, _ in pairs(CaptionListDataset(str(path)))] == ['a', 'c']
+    assert messages == [f'malformed row: {path}, line 2']
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32'])
 def test_another_encoding_is_one_clear_error(tmp_path, encoding):
     path = tmp_path / 'list.csv'
     path.write_text('a.jpg,a dog\nb.jpg,a cat\n', encoding=encoding)
-    with pytest.raises(ValueError, match=r'list\.csv is UTF-16.*iconv|no usable'):
+    with pytest.raises(ValueError, match=r'list\.csv holds no usable.*in UTF-8'):
         CaptionListDataset(str(path))
     coco = write_coco(tmp_path, {'a.jpg': ['x']})
     coco.write_text(coco.read_text(), encoding=encoding)

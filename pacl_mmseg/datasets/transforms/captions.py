@@ -57,11 +57,7 @@ class PickCaption(BaseTransform):
         captions = results.get('captions') or [results.get('caption')]
         caption = captions[np.random.randint(len(captions))]
         if isinstance(caption, bytes):
-            try:
-                caption = caption.decode('utf-8')
-            except UnicodeDecodeError:
-                self.counts.add('undecodable_text')
-                caption = caption.decode('utf-8', errors='replace')
+            caption = self.counts.decode(caption)
         caption = caption if isinstance(caption, str) else ''
         # Mending takes time, and white space and entities are more than they become.
         rest, caption = caption[8 * self.max_chars :], caption[: 8 * self.max_chars]
