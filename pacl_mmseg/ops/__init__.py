@@ -5,7 +5,6 @@ from .compatibility import (
     compatibility,
     compatibility_reference,
     own_caption_compatibility,
-    own_caption_weights,
     weight_entropy,
 )
 from .compiled import compiled
@@ -17,7 +16,6 @@ __all__ = [
     'compatibility_reference',
     'compiled',
     'own_caption_compatibility',
-    'own_caption_weights',
     'pamr',
     'weight_entropy',
 ]

@@ -169,17 +169,30 @@ def compatibility(
             ``matmul_dtype``, one for float64 inputs, and for ``max_block_elements``
             below 1.
     """
+    if matmul_dtype not in (None, *MATMUL_DTYPES):
+        raise ValueError(
+            f'matmul_dtype must be None or one of {MATMUL_DTYPES}, not '
+            f'{matmul_dtype!r}.'
+        )
+    if max_block_elements is not None and max_block_elements < 1:
+        raise ValueError(
+            f'max_block_elements must be at least 1, not {max_block_elements}.'
+        )
     _check(patch_tokens, texts, mode, valid, cls_tokens)
-    check_options(matmul_dtype, max_block_elements)
+    if mode not in DEFAULT_WEIGHT_SCALE:  # nothing large occurs there
+        return compatibility_reference(
+            patch_tokens,
+            texts,
+            mode=mode,
+            normalize_first=normalize_first,
+            renormalize=renormalize,
+            valid=valid,
+            cls_tokens=cls_tokens,
+        )
     on_cpu = patch_tokens.device.type == 'cpu'
     with torch.autocast(patch_tokens.device.type, enabled=False):
         dtype = _compute_dtype(patch_tokens, texts)
         text_units = _unit(texts.to(dtype))
-        if mode not in DEFAULT_WEIGHT_SCALE:
-            pooled = _pool_alike(
-                patch_tokens, dtype, mode, normalize_first, valid, cls_tokens
-            )
-            return (_unit(pooled) if renormalize else pooled) @ text_units.T
         if matmul_dtype is not None and dtype != torch.float32:
             raise ValueError(f'matmul_dtype {matmul_dtype!r} is not for {dtype}.')
         if weight_scale is None:
@@ -246,53 +259,10 @@ def own_caption_compatibility(
         tokens = patch_tokens.to(dtype)
         if valid is not None:
             tokens = tokens.masked_fill(~valid[:, :, None], 0)
-        weights = own_caption_weights(
-            tokens, own_texts, mode=mode, weight_scale=weight_scale, valid=valid
-        )
+        weights = _own_weights(tokens, own_texts, mode, weight_scale, valid)
         values = _unit(tokens) if normalize_first else tokens
         pooled = torch.einsum('bt,btd->bd', weights, values)
         return (_unit(pooled) if renormalize else pooled) @ _unit(texts.to(dtype)).T
-
-
-def own_caption_weights(
-    patch_tokens: Tensor,
-    own_texts: Tensor,
-    *,
-    mode: str = 'softmax',
-    weight_scale: float | Tensor | None = None,
-    valid: Tensor | None = None,
-) -> Tensor:
-    """Weights a_iik over the patches of each image for its own text.
-
-    Args:
-        patch_tokens: (B, T, D) patch tokens.
-        own_texts: (B, D) the text of each image.
-        mode: ``softmax`` or ``sigmoid``.
-        weight_scale, valid: As in :func:`compatibility_reference`.
-
-    Returns:
-        (B, T) weights; 0 where a token is not valid.
-
-    Raises:
-        ValueError: Another mode, or shapes that do not fit.
-    """
-    _check(patch_tokens, own_texts, mode, valid, None)
-    if mode not in DEFAULT_WEIGHT_SCALE:
-        raise ValueError(f'Mode {mode!r} has no weights; softmax and sigmoid do.')
-    if len(own_texts) != len(patch_tokens):
-        raise ValueError(
-            f'{len(patch_tokens)} images need as many own texts, not {len(own_texts)}.'
-        )
-    if weight_scale is None:
-        weight_scale = DEFAULT_WEIGHT_SCALE[mode]
-    with torch.autocast(patch_tokens.device.type, enabled=False):
-        dtype = _compute_dtype(patch_tokens, own_texts)
-        tokens = _unit(patch_tokens.to(dtype))
-        similarities = torch.einsum('btd,bd->bt', tokens, _unit(own_texts.to(dtype)))
-        logits = weight_scale * similarities
-        if valid is not None:
-            logits = logits.masked_fill(~valid, float('-inf'))
-        return logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
 
 
 @torch.no_grad()
@@ -308,47 +278,22 @@ def weight_entropy(
 
     Its exponential is the effective number of patches, from 1 where a single patch
     has all the weight to T where all have the same. Weights that do not sum to one
-    (sigmoid) are divided by their sum. Reads the tokens once, a few images at a time.
+    (sigmoid) are divided by their sum.
 
     Args:
         patch_tokens, own_texts, mode, weight_scale, valid: As in
-            :func:`own_caption_weights`.
+            :func:`own_caption_compatibility`.
 
     Returns:
         (B,) entropies in nats, in [0, ln T]; without gradient. NaN for an image whose
         tokens or text are not finite.
 
     Raises:
-        ValueError: As :func:`own_caption_weights`.
+        ValueError: As :func:`own_caption_compatibility`.
     """
-    images, tokens, dim = patch_tokens.shape
-    step = max(1, _DEFAULT_BLOCK_ELEMENTS_GPU // (tokens * dim))
-    entropies = []
-    for first in range(0, images, step):
-        part = slice(first, first + step)
-        weights = own_caption_weights(
-            patch_tokens[part],
-            own_texts[part],
-            mode=mode,
-            weight_scale=weight_scale,
-            valid=None if valid is None else valid[part],
-        )
-        shares = weights / weights.sum(dim=1, keepdim=True)
-        entropies.append(torch.special.entr(shares).sum(dim=1))
-    return torch.cat(entropies)
-
-
-def check_options(matmul_dtype: str | None, max_block_elements: int | None) -> None:
-    """Raise ValueError for options that :func:`compatibility` does not know."""
-    if matmul_dtype is not None and matmul_dtype not in MATMUL_DTYPES:
-        raise ValueError(
-            f'matmul_dtype must be None or one of {MATMUL_DTYPES}, not '
-            f'{matmul_dtype!r}.'
-        )
-    if max_block_elements is not None and max_block_elements < 1:
-        raise ValueError(
-            f'max_block_elements must be at least 1, not {max_block_elements}.'
-        )
+    weights = _own_weights(patch_tokens, own_texts, mode, weight_scale, valid)
+    shares = weights / weights.sum(dim=1, keepdim=True)
+    return torch.special.entr(shares).sum(dim=1)
 
 
 def _check(
@@ -396,6 +341,33 @@ def _compute_dtype(patch_tokens: Tensor, texts: Tensor) -> torch.dtype:
 def _unit(vectors: Tensor) -> Tensor:
     """Vectors (..., D) of unit length; shorter ones than ``EPS`` stay shorter."""
     return F.normalize(vectors, dim=-1, eps=EPS)
+
+
+def _own_weights(
+    patch_tokens: Tensor,
+    own_texts: Tensor,
+    mode: str,
+    weight_scale: float | Tensor | None,
+    valid: Tensor | None,
+) -> Tensor:
+    """Weights a_iik (B, T) of images for their own texts; 0 for tokens not valid."""
+    _check(patch_tokens, own_texts, mode, valid, None)
+    if mode not in DEFAULT_WEIGHT_SCALE:
+        raise ValueError(f'Mode {mode!r} has no weights; softmax and sigmoid do.')
+    if len(own_texts) != len(patch_tokens):
+        raise ValueError(
+            f'{len(patch_tokens)} images need as many own texts, not {len(own_texts)}.'
+        )
+    if weight_scale is None:
+        weight_scale = DEFAULT_WEIGHT_SCALE[mode]
+    with torch.autocast(patch_tokens.device.type, enabled=False):
+        dtype = _compute_dtype(patch_tokens, own_texts)
+        tokens = _unit(patch_tokens.to(dtype))
+        similarities = torch.einsum('btd,bd->bt', tokens, _unit(own_texts.to(dtype)))
+        logits = weight_scale * similarities
+        if valid is not None:
+            logits = logits.masked_fill(~valid, float('-inf'))
+        return logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
 
 
 def _pool_alike(

@@ -3,7 +3,6 @@
 What :func:`pacl_mmseg.ops.compatibility` consists of; call that.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -417,10 +416,9 @@ def _blocks(
     limit = options.max_block_elements
     text_step = min(len(texts), max(1, limit // tokens))
     image_step = max(1, limit // (tokens * max(text_step, dim)))
-    return list(_slices(images, image_step)), list(_slices(len(texts), text_step))
+    return _slices(images, image_step), _slices(len(texts), text_step)
 
 
-def _slices(total: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of `step` items (the last may be shorter) over `total`."""
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
+def _slices(total: int, step: int) -> list[slice]:
+    """Consecutive slices of `step` items over `total`; the last may reach beyond."""
+    return [slice(start, start + step) for start in range(0, total, step)]

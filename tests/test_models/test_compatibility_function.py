@@ -44,8 +44,8 @@ def test_is_the_function_of_its_options(tokens, texts, options):
     torch.testing.assert_close(phi, expected)
 
 
-def test_options_of_execution_reach_the_blocks(tokens, texts):
-    module = CompatibilityFunction(matmul_dtype='bfloat16', max_block_elements=20)
+def test_precision_of_products_reaches_the_blocks(tokens, texts):
+    module = CompatibilityFunction(matmul_dtype='bfloat16')
     phi = module(tokens.float(), texts.float())
     error = (phi - CompatibilityFunction()(tokens, texts)).abs().max()
     assert 1e-5 < error < 1e-2
@@ -143,7 +143,6 @@ def test_statistics_of_the_first_images():
         (dict(learnable=True, weight_scale=0.0), 'from 0.01 to 100'),
         (dict(learnable=True, weight_scale=200.0), 'from 0.01 to 100'),
         (dict(matmul_dtype='float8'), 'bfloat16'),
-        (dict(max_block_elements=0), 'at least 1'),
     ],
 )
 def test_bad_options(options, message):

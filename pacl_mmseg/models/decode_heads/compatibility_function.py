@@ -16,7 +16,7 @@ from pacl_mmseg.ops import (
     own_caption_compatibility,
     weight_entropy,
 )
-from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, check_options
+from pacl_mmseg.ops.compatibility import DEFAULT_WEIGHT_SCALE, MATMUL_DTYPES
 from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
 from pacl_mmseg.utils.names import check_choice
@@ -54,10 +54,7 @@ class CompatibilityFunction(nn.Module):
             ``own_caption``: once, for an image's own caption, as public
             re-implementations do (modes softmax and sigmoid; for ablations).
         matmul_dtype: Precision of matrix products, ``bfloat16``, ``float16`` or None,
-            which rounds nothing; see :func:`pacl_mmseg.ops.compatibility`, also for
-            the next two.
-        compile: Fuse elementwise parts with torch.compile; None: on CUDA.
-        max_block_elements: Limit of a block's size.
+            which rounds nothing; see :func:`pacl_mmseg.ops.compatibility`.
 
     Raises:
         ValueError: Unknown mode, pooling or option, an option that the mode cannot
@@ -73,13 +70,11 @@ class CompatibilityFunction(nn.Module):
         renormalize: bool = True,
         pooling: str = 'pairwise',
         matmul_dtype: str | None = None,
-        compile: bool | None = None,
-        max_block_elements: int | None = None,
     ) -> None:
         super().__init__()
         check_choice('mode', mode, MODES)
         check_choice('pooling', pooling, POOLINGS)
-        check_options(matmul_dtype, max_block_elements)
+        check_choice('matmul_dtype', matmul_dtype, (None, *MATMUL_DTYPES))
         self.has_weights = mode in DEFAULT_WEIGHT_SCALE
         if not self.has_weights and (learnable or pooling == 'own_caption'):
             raise ValueError(
@@ -93,11 +88,7 @@ class CompatibilityFunction(nn.Module):
         self.normalize_first = normalize_first
         self.renormalize = renormalize
         self.pooling = pooling
-        self.execution = dict(
-            matmul_dtype=matmul_dtype,
-            compile=compile,
-            max_block_elements=max_block_elements,
-        )
+        self.matmul_dtype = matmul_dtype
         if learnable:
             if not LEAST <= weight_scale <= LARGEST:
                 raise ValueError(
@@ -165,8 +156,8 @@ class CompatibilityFunction(nn.Module):
                 patch_tokens,
                 texts,
                 cls_tokens=cls_tokens,
+                matmul_dtype=self.matmul_dtype,
                 **definition,
-                **self.execution,
             )
         return phi if places is None else repeat(phi.T, places).T
 
