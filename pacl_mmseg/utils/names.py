@@ -26,7 +26,7 @@ def check_choice(option: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         raise ValueError(
             f'{option} must be one of {known}, not {value!r}.'
-            f'{did_you_mean(str(value), known)}'
+            f'{did_you_mean(str(value), map(str, known))}'
         )
 
 
