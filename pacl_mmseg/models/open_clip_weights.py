@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -25,30 +24,24 @@ from torch import Tensor
 # What OpenAI's own files hold beside weights; other files do not.
 _OPENAI = ('input_resolution', 'context_length', 'vocab_size')
 # The names of Hugging Face's `transformers.CLIPModel`, and open_clip's.
-_TRANSFORMERS = (
-    (r'^text_model\.embeddings\.token_embedding', 'text.token_embedding'),
-    (
-        r'^text_model\.embeddings\.position_embedding\.weight',
-        'text.positional_embedding',
-    ),
-    (r'^text_model\.final_layer_norm', 'text.ln_final'),
-    (r'^text_model\.encoder\.layers', 'text.transformer.resblocks'),
-    (r'^text_projection\.weight', 'text.text_projection'),
-    (r'^vision_model\.embeddings\.class_embedding', 'visual.class_embedding'),
-    (r'^vision_model\.embeddings\.patch_embedding', 'visual.conv1'),
-    (
-        r'^vision_model\.embeddings\.position_embedding\.weight',
-        'visual.positional_embedding',
-    ),
-    (r'^vision_model\.pre_layrnorm', 'visual.ln_pre'),  # sic
-    (r'^vision_model\.post_layernorm', 'visual.ln_post'),
-    (r'^vision_model\.encoder\.layers', 'visual.transformer.resblocks'),
-    (r'^visual_projection\.weight', 'visual.proj'),
-    (r'\.layer_norm([12])\.', r'.ln_\1.'),
-    (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
-    (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
-    (r'\.self_attn\.', '.attn.'),
-)
+_TRANSFORMERS = {
+    'text_model.': 'text.',
+    'vision_model.': 'visual.',
+    'encoder.layers.': 'transformer.resblocks.',
+    'embeddings.token_embedding': 'token_embedding',
+    'embeddings.position_embedding.weight': 'positional_embedding',
+    'embeddings.class_embedding': 'class_embedding',
+    'embeddings.patch_embedding': 'conv1',
+    'pre_layrnorm': 'ln_pre',  # sic
+    'post_layernorm': 'ln_post',
+    'final_layer_norm': 'ln_final',
+    'layer_norm': 'ln_',
+    'mlp.fc1': 'mlp.c_fc',
+    'mlp.fc2': 'mlp.c_proj',
+    'self_attn': 'attn',
+    'visual_projection.weight': 'visual.proj',
+    'text_projection.weight': 'text.text_projection',
+}
 
 
 def load_weights(clip: CustomTextCLIP, path: str) -> None:
@@ -178,10 +171,8 @@ def _tensors(module: object, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
 def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     converted: dict[str, Tensor] = {}
     for key, value in weights.items():
-        if key.endswith('.position_ids'):  # 0, 1, 2, ..., in older files
-            continue
-        for pattern, name in _TRANSFORMERS:
-            key = re.sub(pattern, name, key)
+        for theirs, ours in _TRANSFORMERS.items():
+            key = key.replace(theirs, ours)
         projects = key in ('visual.proj', 'text.text_projection')
         converted[key] = value.T if projects else value
     for key in [key for key in converted if '.attn.q_proj.' in key]:
