@@ -111,7 +111,7 @@ def test_what_is_not_that_models(config, checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match='There is no checkpoint'):
         init_model(config, str(tmp_path / 'no.pth'), 'cpu')
     with pytest.raises(RuntimeError, match='another shape.*another config'):
-        init_model(config, checkpoint, 'cpu', {'model.neck.hidden_channels': 7})
+        init_model(config, checkpoint, 'cpu', {'model.neck.out_channels': 7})
     with pytest.raises(ValueError, match='its name is model.encoder.pretrained'):
         init_model(config, checkpoint, 'cpu', {'encoder.pretrained': 'x.pt'})
     config.encoder = dict(pretrained='x.pt')

@@ -116,10 +116,11 @@ def test_checkpoints_that_do_not_fit_are_refused(config, tmp_path):
             build(config, resume=True, **resumed).train()
     build(config, resume=False).train()
 
-    config.model.neck.hidden_channels = 7
+    channels = config.model.neck.out_channels
+    config.model.neck.out_channels = 7
     with pytest.raises(RuntimeError, match='in another shape.*another config'):
         build(config, load_from=str(path)).load_or_resume()
-    config.model.neck.pop('hidden_channels')
+    config.model.neck.out_channels = channels
     config.model.backbone.init_seed = 1
     config.model.decode_head.text_encoder.init_seed = 1
     with pytest.raises(RuntimeError, match=r'seed 0\).*this config builds.*seed 1\)'):

@@ -10,7 +10,7 @@ def test_parameter_count_of_the_paper():
 
 
 def test_is_a_residual_block_on_every_token():
-    embedder = PatchEmbedder(in_channels=6, out_channels=4, hidden_channels=5)
+    embedder = PatchEmbedder(in_channels=6, out_channels=4)
     maps, cls = torch.randn(2, 6, 3, 5), torch.randn(2, 6)
     ((out, out_cls),) = embedder([[maps, cls]])
     first, _, second = embedder.main
@@ -38,7 +38,7 @@ def test_variant_of_nms05():
 
 @pytest.mark.parametrize('depth', [0, 1, 2, 4])
 def test_depth(depth):
-    embedder = PatchEmbedder(3, 4, hidden_channels=5, depth=depth)
+    embedder = PatchEmbedder(3, 4, depth=depth)
     x = torch.randn(7, 3)
     expected = embedder.skip(x)
     linear = [m for m in embedder.modules() if isinstance(m, torch.nn.Linear)]

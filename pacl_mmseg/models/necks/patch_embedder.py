@@ -24,7 +24,6 @@ class PatchEmbedder(BaseModule):
     Args:
         in_channels: Channels of the backbone's tokens.
         out_channels: Channels of the text embeddings.
-        hidden_channels: Width of the main branch, by default ``out_channels``.
         act_cfg: Activation of the main branch: ReLU in PACL, GELU in
             NMS05/Patch-Aligned-Contrastive-Learning.
         pre_norm: LayerNorm before both branches (NMS05).
@@ -40,7 +39,6 @@ class PatchEmbedder(BaseModule):
         self,
         in_channels: int,
         out_channels: int,
-        hidden_channels: int | None = None,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006  (MMSeg's idiom, not mutated)
         pre_norm: bool = False,
         dropout: float = 0.0,
@@ -50,14 +48,13 @@ class PatchEmbedder(BaseModule):
         super().__init__(init_cfg)
         if depth < 0:
             raise ValueError(f'depth must not be negative, got {depth}.')
-        hidden_channels = hidden_channels or out_channels
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.norm = nn.LayerNorm(in_channels) if pre_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.main = None
         if depth > 0:
-            widths = [in_channels, *[hidden_channels] * (depth - 1), out_channels]
+            widths = [in_channels, *[out_channels] * depth]
             layers: list[nn.Module] = []
             for width, next_width in pairwise(widths):
                 layers += [
