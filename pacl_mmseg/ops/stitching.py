@@ -33,7 +33,6 @@ def stitching_matrix(
     size: int,
     padding: tuple[int, int] = (0, 0),
     flip: bool = False,
-    align_corners: bool = False,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """What one axis contributes to every output pixel, for each token of each window.
@@ -46,17 +45,14 @@ def stitching_matrix(
         size: Pixels of the output.
         padding: Pixels at both ends of the input that are not of the image.
         flip: The input was mirrored along this axis.
-        align_corners: Of the interpolation.
         device: Where the matrix is made.
 
     Returns:
         ``(size, len(starts) * tokens)``; windows are averaged where they overlap.
     """
 
-    def resize(maps: Tensor, to: int) -> Tensor:
-        return F.interpolate(maps, to, mode='linear', align_corners=align_corners)
-
-    upsampled = resize(torch.eye(tokens, device=device)[None], window)[0]
+    one_each = torch.eye(tokens, device=device)[None]
+    upsampled = F.interpolate(one_each, window, mode='linear')[0]
     placed = upsampled.new_zeros(len(starts), tokens, length)
     count = upsampled.new_zeros(length)
     for index, start in enumerate(starts):
@@ -65,7 +61,7 @@ def stitching_matrix(
     placed = (placed / count)[..., padding[0] : length - padding[1]]
     if flip:
         placed = placed.flip(-1)
-    return resize(placed, size).flatten(0, 1).T
+    return F.interpolate(placed, size, mode='linear').flatten(0, 1).T
 
 
 def stitch(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

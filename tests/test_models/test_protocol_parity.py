@@ -63,11 +63,9 @@ def assert_same_labels(sample: SegDataSample, code: str, case: str) -> None:
     assert differ.float().mean() < 0.001
 
 
-@pytest.mark.parametrize('window_batch', [0, 16])
 @pytest.mark.parametrize(('method', 'case', 'test_cfg'), CASES)
-def test_segmentation(parity_weights, method, case, test_cfg, window_batch):
+def test_segmentation(parity_weights, method, case, test_cfg):
     backbone = dict(dense_attention=method, **FIELD)
-    test_cfg = dict(test_cfg, window_batch=window_batch)
     sample = segment(parity_weights, test_cfg, backbone)
     assert_same_labels(sample, method, case)
 

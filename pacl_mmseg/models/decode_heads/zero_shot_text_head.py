@@ -56,7 +56,6 @@ class ZeroShotTextHead(BaseDecodeHead):
         logit_scale: float | str = 40.0,
         loss_decode: dict | None = None,
         in_index: int = -1,
-        align_corners: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         names = resolve_vocabulary(vocabulary, dataset_name)
@@ -68,7 +67,6 @@ class ZeroShotTextHead(BaseDecodeHead):
             out_channels=len(names.classes),
             dropout_ratio=0,
             in_index=in_index,
-            align_corners=align_corners,
             loss_decode=loss_decode or dict(type='InfoNCELoss'),
             init_cfg=init_cfg,
         )

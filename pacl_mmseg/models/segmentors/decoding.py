@@ -134,9 +134,9 @@ class Decoding:
         check_choice('test_cfg.average', self.average, AVERAGES)
         if self.mode == 'slide':
             self._check_windows()
-        if self.window_batch < 0:
+        if self.window_batch < 1:
             raise ValueError(
-                f'test_cfg.window_batch must be 0 or more, not {self.window_batch}.'
+                f'test_cfg.window_batch must be 1 or more, not {self.window_batch}.'
             )
         if self.area_threshold is not None:
             if self.background.rule == 'none':

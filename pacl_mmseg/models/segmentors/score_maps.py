@@ -27,15 +27,10 @@ class Windows:
     size: tuple[int, int]
 
     @classmethod
-    def whole(cls, size: tuple[int, int]) -> Windows:
-        """One window, the image."""
-        return cls([0], [0], size)
-
-    @classmethod
     def of(cls, size: tuple[int, int], decoding: Decoding) -> Windows:
         """Those of an image of this size; smaller ones if the image is smaller."""
         if decoding.mode == 'whole':
-            return cls.whole(size)
+            return cls([0], [0], size)
         window = tuple(map(min, size, decoding.crop_size))
         rows, columns = map(window_starts, size, window, decoding.stride)
         return cls(rows, columns, window)
@@ -60,7 +55,6 @@ class ScoreMaps:
         image: The network's input ``(3, H, W)``.
         meta: Metainfo of the data sample.
         decoding: Options.
-        align_corners: Of every interpolation.
 
     Iterating gives ``(rows, width, K)``, from top to bottom.
     """
@@ -72,7 +66,6 @@ class ScoreMaps:
         image: Tensor,
         meta: dict,
         decoding: Decoding,
-        align_corners: bool = False,
     ) -> None:
         size = tuple(meta['ori_shape'][:2])
         padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
@@ -91,12 +84,7 @@ class ScoreMaps:
             strict=True,
         )
         self.rows, self.columns = (
-            stitching_matrix(
-                *axis,
-                flip=flip == direction,
-                align_corners=align_corners,
-                device=scores.device,
-            )
+            stitching_matrix(*axis, flip=flip == direction, device=scores.device)
             for *axis, direction in axes
         )
         grid = scores.unflatten(0, (len(windows.rows), len(windows.columns)))
@@ -110,9 +98,7 @@ class ScoreMaps:
             image = image[:, top : height - bottom, left : width - right]
             if flip:
                 image = image.flip(-1 if flip == 'horizontal' else -2)
-            image = F.interpolate(
-                image[None], size, mode='bilinear', align_corners=align_corners
-            )
+            image = F.interpolate(image[None], size, mode='bilinear')
             maps = stitch(self.scores, self.rows, self.columns).permute(2, 0, 1)
             self.refined = pamr(image, maps[None], **decoding.pamr)[0].permute(1, 2, 0)
 

@@ -44,7 +44,7 @@ class ZeroShotSegmentor(EncoderDecoder):
         **kwargs: As for ``EncoderDecoder``. ``test_cfg``, beside MMSeg's ``mode``,
             ``crop_size`` and ``stride``, takes:
 
-            - ``window_batch`` (int, 16): windows encoded at once; 0: MMSeg's own loop.
+            - ``window_batch`` (int, 16): windows encoded at once.
             - ``average``: what is averaged over windows: ``'scores'``, or
               ``'probabilities'`` (softmax at token resolution first, CLIP-DINOiser).
             - ``background``: arguments of :class:`BackgroundRule`; default no rule.
@@ -109,16 +109,9 @@ class ZeroShotSegmentor(EncoderDecoder):
             data_samples = [
                 SegDataSample(metainfo=dict(ori_shape=size)) for size in sizes
             ]
-        if decoding.window_batch == 0:
-            windows = [Windows.whole(size) for size in sizes]
-            scores = [
-                self.inference(image[None], [sample.metainfo])
-                for image, sample in zip(inputs, data_samples, strict=True)
-            ]
-        else:
-            windows = [Windows.of(size, decoding) for size in sizes]
-            crops = [w.crop(image) for w, image in zip(windows, inputs, strict=True)]
-            scores = self._encode(crops, decoding.window_batch)
+        windows = [Windows.of(size, decoding) for size in sizes]
+        crops = [w.crop(image) for w, image in zip(windows, inputs, strict=True)]
+        scores = self._encode(crops, decoding.window_batch)
         # In half precision labels near the border of two classes would change.
         with torch.autocast(inputs[0].device.type, enabled=False):
             for image, of_windows, grid, sample in zip(
@@ -130,27 +123,9 @@ class ZeroShotSegmentor(EncoderDecoder):
                     image.float(),
                     sample.metainfo,
                     decoding,
-                    self.align_corners,
                 )
                 self._segment(maps, bank, decoding, sample)
         return data_samples
-
-    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Scores of names ``(N, K, H, W)`` of images or windows ``(N, 3, H, W)``."""
-        return F.interpolate(
-            self._name_scores(inputs),
-            inputs.shape[-2:],
-            mode='bilinear',
-            align_corners=self.align_corners,
-        )
-
-    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """MMSeg's loop over windows: averaged scores of names ``(N, K, H, W)``."""
-        classes, self.out_channels = self.out_channels, len(self.decode_head.text_bank)
-        try:
-            return super().slide_inference(inputs, batch_img_metas)
-        finally:
-            self.out_channels = classes
 
     def _encode(self, crops: list[Tensor], batch: int) -> list[Tensor]:
         """Scores of names ``(windows, K, h, w)`` of each image's windows.
