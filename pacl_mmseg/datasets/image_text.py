@@ -163,7 +163,7 @@ class CaptionListDataset(_ImageTextDataset):
     :class:`ImageTextShards`.
 
     Args:
-        ann_file: The table.
+        ann_file: The table, separated by commas if it is called ``.csv``, else by tabs.
         pipeline: The transforms; see
             :class:`CocoCaptionsDataset` for what they get. Defaults to none.
         path_column: Index or name of the column of image paths.
@@ -172,14 +172,11 @@ class CaptionListDataset(_ImageTextDataset):
             Defaults to 1.
         header: Whether the first row names the columns. Defaults
             to whether a column is given by name.
-        delimiter: Defaults to a comma for ``.csv`` and a tab for
-            ``.tsv`` and ``.txt``.
         **kwargs: As of :class:`CocoCaptionsDataset`.
 
     Raises:
         FileNotFoundError: If the table does not exist.
-        ValueError: If it holds nothing usable, lacks a named column, or its delimiter
-            is not known.
+        ValueError: If it holds nothing usable or lacks a named column.
     """
 
     def __init__(
@@ -189,24 +186,14 @@ class CaptionListDataset(_ImageTextDataset):
         path_column: int | str = 0,
         caption_column: int | str = 1,
         header: bool | None = None,
-        delimiter: str | None = None,
         **kwargs: Any,
     ) -> None:
         named = isinstance(path_column, str) or isinstance(caption_column, str)
         if header is False and named:
             raise ValueError('columns given by name need a table with a header')
-        if delimiter is None:
-            suffix = Path(ann_file).suffix.lower()
-            delimiters = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
-            if ann_file and suffix not in delimiters:
-                raise ValueError(
-                    f'set `delimiter` to read {ann_file}: only .csv, .tsv and .txt '
-                    'have a default'
-                )
-            delimiter = delimiters.get(suffix)
         self.columns = (path_column, caption_column)
         self.header = named if header is None else header
-        self.delimiter = delimiter
+        self.delimiter = ',' if ann_file.lower().endswith('.csv') else '\t'
         super().__init__(ann_file, pipeline, **kwargs)
 
     def _load_pairs(self) -> list[dict]:

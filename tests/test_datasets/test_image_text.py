@@ -178,17 +178,15 @@ def test_tsv_unmatched_quote_does_not_swallow_lines(tmp_path):
     ]
 
 
-def test_delimiter_header_and_byte_order_mark(tmp_path):
-    path = tmp_path / 'list.dat'
-    path.write_bytes(b'\xef\xbb\xbfpath;caption\r\na.jpg;a dog\r\n')
-    with pytest.raises(ValueError, match='delimiter'):
-        CaptionListDataset(str(path))
-    dataset = CaptionListDataset(str(path), delimiter=';', header=True)
-    assert pairs(dataset) == [('a.jpg', 'a dog')]
-    dataset = CaptionListDataset(
-        str(path), delimiter=';', path_column='path', caption_column='caption'
-    )
-    assert pairs(dataset) == [('a.jpg', 'a dog')]
+def test_header_and_byte_order_mark(tmp_path):
+    path = tmp_path / 'list.CSV'
+    path.write_bytes(b'\xef\xbb\xbfpath,caption\r\na.jpg,a dog\r\n')
+    for options in (
+        dict(header=True),
+        dict(path_column='path', caption_column='caption'),
+    ):
+        dataset = CaptionListDataset(str(path), **options)
+        assert pairs(dataset) == [('a.jpg', 'a dog')]
 
 
 def test_malformed_rows_and_bad_bytes_are_counted_and_named(tmp_path, messages):

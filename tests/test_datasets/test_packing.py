@@ -177,19 +177,6 @@ def test_tool_ends_in_a_sentence(tmp_path, monkeypatch):
         run_tool(monkeypatch, tmp_path / 'no.json', tmp_path / 'out')
 
 
-def test_tool_takes_a_delimiter(coco, tmp_path, monkeypatch, capsys):
-    table = tmp_path / 'list.lst'
-    table.write_text('0.jpeg\ta dog, a cat\n')
-    arguments = table, tmp_path / 'out', '--image-root', tmp_path / 'images'
-    with pytest.raises(ValueError, match='set `delimiter`'):
-        run_tool(monkeypatch, *arguments)
-    with pytest.raises(SystemExit):
-        run_tool(monkeypatch, *arguments, '--delimiter', '::')
-    assert "'::' is not one character" in capsys.readouterr().err
-    run_tool(monkeypatch, *arguments, '--delimiter', r'\t')
-    assert members(tmp_path / 'out/00000.tar')['000000000.txt'] == b'a dog, a cat'
-
-
 @pytest.mark.skipif(
     not (SHARED_DATA / 'coco_captions').is_dir(),
     reason=f'real photographs not found in {SHARED_DATA}; set PACL_SHARED_DATA',

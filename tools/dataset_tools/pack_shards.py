@@ -14,17 +14,10 @@ def _column(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _delimiter(text: str) -> str:
-    text = '\t' if text == '\\t' else text
-    if len(text) != 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not one character')
-    return text
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'annotations', help='a COCO captions .json, or a .csv or .tsv table'
+        'annotations', help='a COCO captions .json, a .csv table, or one with tabs'
     )
     parser.add_argument('out_dir', help='folder for the shards')
     parser.add_argument('--image-root', default='', help='folder of the images')
@@ -42,11 +35,6 @@ def parse_args() -> argparse.Namespace:
     )
     table.add_argument(
         '--header', action='store_true', default=None, help='the first row has names'
-    )
-    table.add_argument(
-        '--delimiter',
-        type=_delimiter,
-        help='default: comma for .csv, tab (\\t) for .tsv and .txt',
     )
     cli.add_traceback_argument(parser)
     return parser.parse_args()
@@ -66,7 +54,6 @@ def main() -> None:
             path_column=args.path_column,
             caption_column=args.caption_column,
             header=args.header,
-            delimiter=args.delimiter,
             data_prefix=prefix,
         )
     pattern, pairs = pack_shards(
