@@ -47,11 +47,10 @@ __all__ = ['ImageTextShards', 'ShardProgress']
 
 # Shards in a row without a usable sample that end a run. Chance does not reach it (if
 # half of them are missing: once in 10**9), and a store that refuses is noticed in
-# minutes.
+# minutes. One whose every attempt ended at the timeout counts as ten: it takes (1 +
+# retries) * timeout, so three take 18 minutes with the defaults.
 _MAX_USELESS = 30
-# Shards in a row whose every attempt ended at the timeout. Each takes (1 + retries) *
-# timeout: three take 18 minutes with the defaults, and 30 would take three hours.
-_MAX_HANGING = 3
+_HANGING = 10
 # Samples in a row that the pipeline rejects.
 _MAX_REJECTED = 1000
 
@@ -103,7 +102,6 @@ class ImageTextShards(IterableDataset):
             0 keeps the order in which they are read. Defaults to 1000.
         repeat: Whether to go on with the next epoch, without end; otherwise
             every source is read once. Defaults to True.
-        metainfo: Meta information.
         weights: How sources are mixed. ``'size'``, the
             default, passes through all of them once per epoch. Numbers by name are
             their relative shares of the shards read, so of the samples if the shards of
@@ -131,9 +129,11 @@ class ImageTextShards(IterableDataset):
             is not set, the weights do not name the sources or are not positive, or a
             number is negative.
         RuntimeError: At iteration, if a worker finds no usable sample in 30 shards in a
-            row, or in all there are, or 3 in a row gave no data until the timeout, or
-            its pipeline rejects 1000 samples in a row.
+            row (3 if they give no data until the timeout), or in all there are, or its
+            pipeline rejects 1000 samples in a row.
     """
+
+    metainfo: Mapping = {}  # MMEngine warns of data without any
 
     def __init__(
         self,
@@ -143,7 +143,6 @@ class ImageTextShards(IterableDataset):
         seed: int = 0,
         shuffle_buffer: int = 1000,
         repeat: bool = True,
-        metainfo: dict | None = None,
         weights: str | Mapping[str, float] = 'size',
         timeout: float = 120.0,
         retries: int = 2,
@@ -186,7 +185,6 @@ class ImageTextShards(IterableDataset):
             **dict.fromkeys(('txt', 'json'), max_text_bytes),
         }
         self.max_expansion = max_expansion
-        self._metainfo = dict(metainfo or {})
         self.rank, self.world_size = get_dist_info()
         self.counts = sample_counts
         # Shared, so that one worker's report of a broken shard is the only one.
@@ -199,11 +197,6 @@ class ImageTextShards(IterableDataset):
             for name, urls in self.shards.items()
         }
         self.state: dict = format_state(seed, fresh)
-
-    @property
-    def metainfo(self) -> dict:
-        """dict: The meta information."""
-        return dict(self._metainfo)
 
     def full_init(self) -> None:
         """Check, when MMEngine builds the data loader, that every source has a shard.
@@ -322,16 +315,15 @@ class ImageTextShards(IterableDataset):
     def _read(self, items: Iterable[Item]) -> Iterator[tuple[Item, int, dict | None]]:
         """Yield (item, number in the shard, encoded sample) of what is left.
 
-        After each shard comes (item, samples of it that were in order, None).
+        After each shard comes (item, -1, None).
         """
         delivered = list(parse_state(self.state).values())
         left = (item for item in items if not delivered[item[0]].is_done(*item[1:]))
         coming = next(left, None)
         opened: deque[tuple[Item, Iterator[tuple[int, dict]]]] = deque()
-        useful: Counter[Item] = Counter()
-        problems: Counter[str] = Counter()
-        useless = hanging = 0  # shards in a row
-        url = ''
+        useful: set[Item] = set()
+        useless: list[int] = []  # of shards in a row, what they count
+        reasons: Counter[str] = Counter()
         while opened or coming:
             while (
                 coming
@@ -362,43 +354,36 @@ class ImageTextShards(IterableDataset):
                 if new and None in raw.values():
                     name = f'{raw["__url__"]}/{raw["__key__"]}'
                     self.counts.add('oversized_file', name)
-                    problems['samples with too large a file'] += 1
                     continue
                 sample = self._to_results(raw) if new else None
                 if new and sample is None:
                     self.counts.add('incomplete_sample')
-                    problems['samples without an image or a text'] += 1
                     continue
-                useful[item] += 1
-                if useful[item] == 1:
+                if item not in useful:
                     # Its later samples do not count: a shard that was opened long ago
                     # says nothing about those that are opened now.
-                    useless = hanging = 0
-                    problems.clear()
+                    useful.add(item)
+                    useless.clear()
+                    reasons.clear()
                 if new:
                     yield item, number, sample
                 continue
-            url = self._url(item)
             if error is not None:
-                problems[printable(str(error))] += 1
+                reasons[printable(str(error))] += 1
                 self._note_broken(item, error)
-            useless += not useful[item]
-            hanging = hanging + 1 if isinstance(error, HangingShardError) else 0
-            yield item, useful.pop(item, 0), None
-            if useless == _MAX_USELESS or hanging == _MAX_HANGING:
+            if item not in useful:
+                useless.append(_HANGING if isinstance(error, HangingShardError) else 1)
+            useful.discard(item)
+            yield item, -1, None
+            if sum(useless) >= _MAX_USELESS:
                 break
-        if hanging == _MAX_HANGING:
+        shards = sum(map(len, self.shards.values()))
+        if sum(useless) >= _MAX_USELESS or len(useless) >= shards:
+            found = '; '.join(f'{text} ({n})' for text, n in reasons.most_common(4))
             raise RuntimeError(
-                f'{hanging} shards in a row gave no data for {self.timeout:g} s, in '
-                f'{1 + self.retries} attempts each, the last being {url}: check that '
-                'the store answers, or raise the timeout of ImageTextShards'
-            )
-        if useless >= min(_MAX_USELESS, sum(map(len, self.shards.values()))):
-            found = '; '.join(f'{text} ({n})' for text, n in problems.most_common(4))
-            raise RuntimeError(
-                f'no usable sample in {useless} shards in a row, the last being {url}: '
-                f'{found or "the shards are empty"}. All that was found so far: '
-                f'{self.counts.summary()}'
+                f'no usable sample in {len(useless)} shards in a row, the last being '
+                f'{self._url(item)}: {found or "they have none"}. All that was found '
+                f'so far: {self.counts.summary()}'
             )
 
     def _url(self, item: Item) -> str:

@@ -59,7 +59,6 @@ def test_samples_reach_the_pipeline(tmp_path):
             pipeline=[dict(type='LoadPILImage'), dict(type='PickCaption')],
             shuffle_buffer=0,
             repeat=False,
-            metainfo=dict(name='test'),
         )
     )
     samples = list(dataset)
@@ -68,7 +67,6 @@ def test_samples_reach_the_pipeline(tmp_path):
     decoded = np.asarray(Image.open(io.BytesIO(jpeg(3))))
     assert (samples[3]['img'][..., ::-1] == decoded).all()
     assert samples[0]['img_path'] == f'{tmp_path}/00000.tar/000000000.jpg'
-    assert dataset.metainfo == dict(name='test')
 
 
 def test_captions_and_nouns_of_the_json_member(tmp_path):
@@ -387,7 +385,7 @@ def test_no_sample_in_any_shard_is_an_error(tmp_path, messages, repeat):
         f'{30 if repeat else 3} shards in a row',
         'No such file',
         'empty file',
-        'without an image or a text',
+        'incomplete sample',
         'broken shard',
     ):
         assert text in str(error.value)
@@ -396,9 +394,10 @@ def test_no_sample_in_any_shard_is_an_error(tmp_path, messages, repeat):
 def test_dead_commands_are_an_error(messages):
     shards = ['pipe:sleep 600', 'pipe:echo no network >&2; exit 1']
     dataset = ImageTextShards(shards, timeout=0.05, retries=0)
-    with pytest.raises(RuntimeError, match=r'30 shards in a row.*no data for 0.05 s'):
+    with pytest.raises(RuntimeError, match=r' shards in a row.*no data for 0.05 s'):
         next(iter(dataset))
-    assert sample_counts.totals()['broken_shard'] == 30
+    # Two that are silent count as ten each, so three come with at most four others.
+    assert 5 <= sample_counts.totals()['broken_shard'] <= 7
     assert sorted(dataset.broken_shards()) == sorted(shards)
     assert len(messages) == 2
     assert any('exit status 1 (no network)' in text for text in messages)
@@ -408,7 +407,7 @@ def test_a_silent_store_ends_the_run_after_three_shards(tmp_path, messages):
     count = tmp_path / 'attempts'
     shards = [f'pipe:echo >> {count}; : {i}; sleep 600' for i in range(9)]
     dataset = ImageTextShards(shards, timeout=0.2, retries=1)
-    message = r'3 shards in a row gave no data for 0.2 s, in 2 attempts each'
+    message = r'no usable sample in 3 shards in a row.*no data for 0.2 s \(3\)'
     with pytest.raises(RuntimeError, match=message):
         next(iter(dataset))
     assert len(count.read_text()) == 6
@@ -425,7 +424,9 @@ def test_a_store_that_falls_silent_ends_the_run(tmp_path, messages):
         shards, timeout=0.2, retries=0, open_shards=2, shuffle_buffer=0
     )
     samples = []
-    with pytest.raises(RuntimeError, match='3 shards in a row gave no data'):
+    with pytest.raises(
+        RuntimeError, match=r'3 shards in a row.*no data for 0.2 s \(3\)'
+    ):
         for sample in dataset:
             samples.append(sample)
     assert len(samples) == 80
