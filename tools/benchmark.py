@@ -19,19 +19,16 @@ from mmengine.logging import MMLogger
 if TYPE_CHECKING:
     from pacl_mmseg.benchmark.grid import Cell
 
-METHODS = cli.names_in('METHODS', 'benchmark/methods.py')
-BENCHMARKS = cli.names_in('OFFICIAL', 'datasets/preparation/official.py')
 SMALL_WORLD = 'small_world'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate methods on benchmarks')
-    parser.add_argument('--methods', nargs='+', required=True, help=', '.join(METHODS))
     parser.add_argument(
-        '--benchmarks',
-        nargs='+',
-        required=True,
-        help=', '.join([*BENCHMARKS, SMALL_WORLD]),
+        '--methods', nargs='+', required=True, help='e.g. pacl clip (README has all)'
+    )
+    parser.add_argument(
+        '--benchmarks', nargs='+', required=True, help='e.g. voc20 (README has all)'
     )
     parser.add_argument(
         '--checkpoint',
@@ -46,9 +43,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--dry-run', action='store_true', help='say what would run and what is missing'
     )
-    cli.add_evaluation_arguments(parser)
-    cli.add_common_arguments(parser, launchers=('none', 'pytorch', 'slurm'))
-    parser.set_defaults(work_dir='work_dirs/benchmark', launcher=None)
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm'), help='job launcher'
+    )
+    cli.add_arguments(
+        parser,
+        *('--protocol', '--subset', '--data-root'),
+        *('--work-dir', '--cfg-options', '--traceback'),
+    )
+    parser.set_defaults(work_dir='work_dirs/benchmark')
     return parser.parse_args(argv)
 
 

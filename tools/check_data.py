@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 import cli
 from mmengine.logging import MMLogger
 
-OFFICIAL = cli.names_in('OFFICIAL', 'datasets/preparation/official.py')
-
 
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
@@ -20,9 +18,9 @@ def parse(
     Raises:
         ValueError: There is no such benchmark.
     """
-    cli.add_data_root_argument(parser)
-    cli.add_traceback_argument(parser)
+    cli.add_arguments(parser, '--data-root', '--traceback')
     args = parser.parse_args(argv)
+    from pacl_mmseg.datasets.preparation import OFFICIAL
     from pacl_mmseg.utils import check_name
 
     cli.set_data_root(args)
@@ -30,6 +28,7 @@ def parse(
     MMLogger.get_current_instance().setLevel('WARNING')
     for name in args.benchmarks:
         check_name('benchmark', name, OFFICIAL)
+    args.benchmarks = args.benchmarks or [*OFFICIAL]
     return args
 
 
@@ -51,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> bool:
     """Check benchmarks; returns whether all are usable."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'benchmarks', nargs='*', help=f'by default all: {", ".join(OFFICIAL)}'
+        'benchmarks', nargs='*', help='names (docs/datasets.md); by default all'
     )
     parser.add_argument(
         '--all', action='store_true', help='read every image and mask, not just 100'
     )
-    cli.add_subset_argument(parser)
+    cli.add_arguments(parser, '--subset')
     args = parse(parser, argv)
     sample = None if args.all else 100
-    return report(args.benchmarks or OFFICIAL, sample, args.subset)
+    return report(args.benchmarks, sample, args.subset)
 
 
 if __name__ == '__main__':

@@ -6,12 +6,11 @@ Nothing heavy is imported before the arguments are parsed: ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
-import runpy
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,93 +20,44 @@ from mmengine.logging import MessageHub, MMLogger
 # What bad input raises at any time. Anything else is a mistake in a config while its
 # parts are built, and later one in the program.
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
-PROTOCOLS = ('sclip', 'clearclip', 'naclip', 'naclip_pamr', 'dinoiser', 'pacl_paper')
 # What a launcher sets, and how to get it.
 LAUNCHED = {
     'pytorch': ('RANK', 'torchrun (tools/dist_train.sh)'),
     'slurm': ('SLURM_PROCID', 'srun (tools/slurm_train.sh)'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
-
-
-def add_common_arguments(
-    parser: argparse.ArgumentParser,
-    launchers: Sequence[str] = ('none', 'pytorch', 'slurm', 'mpi'),
-) -> None:
-    """MMSeg's own arguments, the same for training and testing."""
-    parser.add_argument('--work-dir', help='directory for logs, results, checkpoints')
-    add_options_argument(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=launchers,
-        default='none',
-        help='job launcher',
-    )
-    # torch.distributed.launch passes --local-rank to the script.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    add_traceback_argument(parser)
-
-
-def add_options_argument(parser: argparse.ArgumentParser) -> None:
-    """What :func:`options_from` reads."""
-    parser.add_argument(
-        '--cfg-options',
+# What several tools have, the same in each of them.
+ARGUMENTS = {
+    '--work-dir': dict(help='directory for logs, results, checkpoints'),
+    '--cfg-options': dict(
         nargs='+',
         action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config; lists as key="[a,b]" or key=a,b, nested '
         'keys with dots, texts with commas as key="\'a, b\'"',
-    )
-
-
-def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
-    """What :func:`run` goes by."""
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error came from'
-    )
-
-
-def add_data_root_argument(parser: argparse.ArgumentParser) -> None:
-    """What :func:`set_data_root` goes by."""
-    parser.add_argument(
-        '--data-root',
+    ),
+    '--launcher': dict(
+        choices=('none', *LAUNCHED), default='none', help='job launcher'
+    ),
+    '--protocol': dict(
+        help='evaluate as published, say as naclip (docs/protocols.md has all); by '
+        "default the config's own settings, which are those of sclip",
+    ),
+    '--subset': dict(
+        type=int, metavar='N', help='only the first N images; the result says so'
+    ),
+    '--data-root': dict(
         help='folder that has the benchmarks, as MMSeg lays them out '
         '(or set PACL_DATA_ROOT; default: data)',
-    )
+    ),
+    '--traceback': dict(action='store_true', help='show where an error came from'),
+}
 
 
-def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the tools that evaluate share."""
-    parser.add_argument(
-        '--protocol',
-        help=f'evaluate as published: {", ".join(PROTOCOLS)} (docs/protocols.md); '
-        "by default the config's own settings, which are those of sclip",
-    )
-    add_subset_argument(parser)
-    add_data_root_argument(parser)
-
-
-def names_in(table: str, module: str) -> list[str]:
-    """The keys of a table in a module of the package that imports nothing heavy.
-
-    Only its file is read: importing the package takes seconds, which ``--help`` lacks.
-
-    Args:
-        table: Name of a mapping.
-        module: Path of the module in the package.
-    """
-    (package,) = importlib.util.find_spec('pacl_mmseg').submodule_search_locations
-    return list(runpy.run_path(str(Path(package, module)))[table])
-
-
-def add_subset_argument(parser: argparse.ArgumentParser) -> None:
-    """The same where data are checked and where they are tested on."""
-    parser.add_argument(
-        '--subset',
-        type=int,
-        metavar='N',
-        help='only the first N images; the result says so',
-    )
+def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add some of :data:`ARGUMENTS`."""
+    for name in names:
+        parser.add_argument(name, **ARGUMENTS[name])
 
 
 def options_from(args: argparse.Namespace) -> dict[str, Any]:
@@ -129,78 +79,54 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def set_data_root(args: argparse.Namespace) -> None:
-    """Tell the configs, which are read later, where the benchmarks lie.
-
-    Raises:
-        ValueError: The folder cannot be written into a config.
-    """
+    """Tell the configs, which are read later, where the benchmarks lie."""
     root = getattr(args, 'data_root', None) or os.environ.pop('PACL_DATA_ROOT', None)
-    if not root:
-        return
-    if set(root) & set('\'"\\'):
-        raise ValueError(
-            f'The data root {root} has a quote or backslash, which MMEngine cannot '
-            'put into a config: link it under another name.'
-        )
-    os.environ['PACL_DATA_ROOT'] = os.path.expanduser(root)
+    if root:
+        os.environ['PACL_DATA_ROOT'] = os.path.expanduser(root)
 
 
-def config_from(args: argparse.Namespace) -> Config:
-    """Read the config and apply the arguments that all tools have.
+def config_from(args: argparse.Namespace, *loaders: str) -> Config:
+    """Read the config and apply the arguments that train.py and test.py have.
+
+    Args:
+        args: What was parsed.
+        loaders: Data loaders whose files are looked for before anything is built.
 
     Raises:
         ValueError: The config, or an argument, says what nothing understands.
+        FileNotFoundError: A folder or list of a dataset does not exist.
     """
     from pacl_mmseg.apis import apply_options, load_config
+    from pacl_mmseg.benchmark import apply_protocol
+    from pacl_mmseg.benchmark.missing import missing_data
 
-    check_launcher(args.launcher)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    variable, program = LAUNCHED.get(args.launcher, (None, None))
+    if variable and variable not in os.environ:
+        raise ValueError(
+            f'--launcher {args.launcher} is for what {program} has started, and this '
+            f'has not been ({variable} is not set): start it so, or leave out '
+            '--launcher.'
+        )
     set_data_root(args)
     options = options_from(args)
     cfg = load_config(args.config, options)
-    if getattr(args, 'protocol', None):
+    parts = [Path(args.config).stem]
+    if protocol := getattr(args, 'protocol', None):
         if 'benchmark' not in cfg:
             raise ValueError(
                 f'--protocol differs from benchmark to benchmark, and {args.config} '
                 "does not say which it is: add benchmark = '...' to it."
             )
-        from pacl_mmseg.benchmark import apply_protocol
-
-        apply_protocol(cfg, args.protocol, cfg.benchmark)
+        apply_protocol(cfg, protocol, cfg.benchmark)
         apply_options(cfg, options)  # which win
+        parts.append(protocol)
     cfg.launcher = args.launcher
-    parts = [Path(args.config).stem, getattr(args, 'protocol', None)]
-    default = Path('work_dirs') / '_'.join(filter(None, parts))
+    default = Path('work_dirs') / '_'.join(parts)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(default)
-    return cfg
-
-
-def check_launcher(launcher: str) -> None:
-    """Complain about a launcher that has not started this process.
-
-    Raises:
-        ValueError: What it sets in the environment is not set.
-    """
-    variable, program = LAUNCHED.get(launcher, (None, None))
-    if variable and variable not in os.environ:
-        raise ValueError(
-            f'--launcher {launcher} is for what {program} has started, and this has '
-            f'not been ({variable} is not set): start it so, or leave out --launcher.'
-        )
-
-
-def check_data_root(cfg: Config, *loaders: str) -> None:
-    """Complain about missing data before anything is built.
-
-    Raises:
-        FileNotFoundError: A folder or list of a dataset does not exist.
-    """
-    from pacl_mmseg.benchmark.missing import missing_data
-
     for name in loaders:
-        sentence = missing_data(cfg, name)
-        if sentence:
-            raise FileNotFoundError(sentence)
+        if lacking := missing_data(cfg, name):
+            raise FileNotFoundError(lacking)
+    return cfg
 
 
 def run(main: Callable[[], object]) -> None:
@@ -216,7 +142,10 @@ def run(main: Callable[[], object]) -> None:
         # MMEngine raises those of hooks anew, without where they came from.
         error.__suppress_context__ = False
         log_traceback()
-        expected = isinstance(error, EXPECTED_ERRORS) or not batches_done()
+        # MMEngine's IterTimerHook notes the time of each batch when it is finished.
+        scalars = MessageHub.get_current_instance().log_scalars
+        begun = any(name.endswith('/time') for name in scalars)
+        expected = isinstance(error, EXPECTED_ERRORS) or not begun
         if '--traceback' in sys.argv or not expected:
             raise
         sentence = reason_of(error)
@@ -226,12 +155,6 @@ def run(main: Callable[[], object]) -> None:
     from pacl_mmseg.engine import shut_down
 
     shut_down()
-
-
-def batches_done() -> bool:
-    """Whether a batch was finished, whose time MMEngine's IterTimerHook notes."""
-    scalars = MessageHub.get_current_instance().log_scalars
-    return any(name.endswith('/time') for name in scalars)
 
 
 def log_traceback() -> None:
@@ -258,8 +181,6 @@ def reason_of(error: Exception) -> str:
     message = ' '.join(message.split())
     if isinstance(error, EXPECTED_ERRORS) and message:
         return message
-    place = error.__traceback__
-    while place.tb_next:
-        place = place.tb_next
-    file = Path(*Path(place.tb_frame.f_code.co_filename).parts[-3:])
-    return f'{type(error).__name__} in {file}:{place.tb_lineno}: {message}'
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    file = Path(*Path(place.filename).parts[-3:])
+    return f'{type(error).__name__} in {file}:{place.lineno}: {message}'

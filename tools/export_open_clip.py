@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('config', help='config with both towers unfrozen')
     parser.add_argument('checkpoint', help='checkpoint that it trained')
     parser.add_argument('out', help='.safetensors file, readable as `pretrained=`')
-    cli.add_traceback_argument(parser)
+    cli.add_arguments(parser, '--traceback')
     args = parser.parse_args(argv)
     import torch
     from mmengine.registry import init_default_scope

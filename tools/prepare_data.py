@@ -15,23 +15,16 @@ import check_data
 import cli
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on, where the system says which."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def main(argv: Sequence[str] | None = None) -> bool:
     """Convert benchmarks; returns whether all are usable."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('benchmarks', nargs='+', help=', '.join(check_data.OFFICIAL))
+    parser.add_argument('benchmarks', nargs='+', help='names (docs/datasets.md)')
     parser.add_argument(
         '--source',
         help='official annotations, if not where docs/datasets.md puts them',
     )
     parser.add_argument(
-        '--nproc', type=int, default=usable_cores(), help='number of processes'
+        '--nproc', type=int, default=os.cpu_count(), help='number of processes'
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='also convert what is there already'

@@ -121,7 +121,7 @@ def draw_grid(work_dir: Path, scenes: int = 6) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'))
-    cli.add_traceback_argument(parser)
+    cli.add_arguments(parser, '--traceback')
     work_dir = parser.parse_args(argv).work_dir
     from pacl_mmseg.benchmark.grid import Launcher, run_cells
     from pacl_mmseg.benchmark.results import write_json

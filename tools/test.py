@@ -28,8 +28,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--wait-time', type=float, default=2, help='seconds to show an image for'
     )
     parser.add_argument('--tta', action='store_true', help='test time augmentation')
-    cli.add_evaluation_arguments(parser)
-    cli.add_common_arguments(parser)
+    cli.add_arguments(
+        parser,
+        *('--protocol', '--subset', '--data-root'),
+        *('--work-dir', '--cfg-options', '--launcher', '--traceback'),
+    )
     return parser.parse_args(argv)
 
 
@@ -49,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     from pacl_mmseg.benchmark.results import write_result
     from pacl_mmseg.registry import RUNNERS
 
-    cfg = cli.config_from(args)
+    cfg = cli.config_from(args, 'test_dataloader')
     cfg.load_from = args.checkpoint
-    cli.check_data_root(cfg, 'test_dataloader')
     if args.tta:
         apply_augmentation(cfg)
     description = describe_test(cfg, args.checkpoint)
@@ -67,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
     if args.out:
+        evaluators = cfg.test_evaluator
+        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         writer = dict(type='PredictionWriter', output_dir=args.out)
-        cfg.test_evaluator = [*as_list(cfg.test_evaluator), writer]
+        cfg.test_evaluator = [*evaluators, writer]
     # Only what testing needs: a config may also say how to train.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None
@@ -79,20 +83,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         write_result(path, evaluation_record(runner, metrics, description))
         runner.logger.info(format_protocol(description['protocol']))
         images = subset_in_words(description['protocol'])
-        runner.logger.info(
-            f'{summary(metrics)} on {images}; with all that decides it in {path}'
-        )
+        summary = ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+        runner.logger.info(f'{summary} on {images}; with all that decides it in {path}')
     return metrics
-
-
-def as_list(evaluators: dict | list[dict]) -> list[dict]:
-    """The metrics of a config, which may be given as one."""
-    return list(evaluators) if isinstance(evaluators, list) else [evaluators]
-
-
-def summary(metrics: dict[str, float]) -> str:
-    """The metrics in one line."""
-    return ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
 
 
 if __name__ == '__main__':

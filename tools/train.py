@@ -32,7 +32,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='mixed precision (float16; optim_wrapper.dtype=bfloat16 for bfloat16)',
     )
-    cli.add_common_arguments(parser)
+    cli.add_arguments(
+        parser, '--work-dir', '--cfg-options', '--launcher', '--traceback'
+    )
     return parser.parse_args(argv)
 
 
@@ -46,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> Runner:
     from pacl_mmseg.engine import Interrupted, shut_down
     from pacl_mmseg.registry import RUNNERS, kind_of
 
-    cfg = cli.config_from(args)
-    cli.check_data_root(cfg, 'train_dataloader', 'val_dataloader')
+    cfg = cli.config_from(args, 'train_dataloader', 'val_dataloader')
     amp = kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper'
     if amp and not torch.cuda.is_available():
         raise ValueError(
@@ -74,16 +75,10 @@ def main(argv: Sequence[str] | None = None) -> Runner:
 
 
 def resume_command(argv: Sequence[str] | None) -> str:
-    """The command that was typed, with ``--resume`` in place of what it resumed."""
+    """The command that was typed, with a last ``--resume``, which is what counts."""
     words = shlex.split(os.environ.get('PACL_COMMAND', ''))  # what a launcher was given
     words = words or ['python', sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
-    kept, before = [], ''
-    for word in words:
-        value = before == '--resume' and not word.startswith('-')
-        if word.partition('=')[0] != '--resume' and not value:
-            kept.append(word)
-        before = word
-    return shlex.join([*kept, '--resume'])
+    return shlex.join(words if words[-1] == '--resume' else [*words, '--resume'])
 
 
 if __name__ == '__main__':

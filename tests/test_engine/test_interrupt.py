@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -125,23 +126,22 @@ def test_the_command_that_resumes_is_printed(config, whole):
 
 
 @pytest.mark.parametrize(
-    ('typed', 'printed'),
+    ('typed', 'added'),
     [
-        ('a.py --work-dir "x y"', "python train.py a.py --work-dir 'x y' --resume"),
-        ('a.py --resume', 'python train.py a.py --resume'),
-        ('a.py --resume b.pth --amp', 'python train.py a.py --amp --resume'),
-        ('--resume=b.pth a.py', 'python train.py a.py --resume'),
+        ("a.py --work-dir 'x y'", ' --resume'),
+        ('a.py --resume', ''),
+        ('a.py --resume b.pth --amp', ' --resume'),
+        ('--resume=b.pth a.py', ' --resume'),
     ],
 )
-def test_the_command_that_resumes(monkeypatch, typed, printed):
-    import shlex
-
+def test_the_command_that_resumes(monkeypatch, typed, added):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import train as tool
 
     monkeypatch.setattr(sys, 'argv', ['train.py'])
-    assert tool.resume_command(shlex.split(typed)) == printed
+    words = shlex.split(typed + added)
+    assert tool.resume_command(shlex.split(typed)) == f'python train.py {typed}{added}'
+    given = tool.parse_args(words)
+    assert (given.config, given.resume) == ('a.py', 'auto')  # the newest checkpoint
     monkeypatch.setenv('PACL_COMMAND', f'tools/dist_train.sh {typed}')
-    assert tool.resume_command([]) == printed.replace(
-        'python train.py', 'tools/dist_train.sh'
-    )
+    assert tool.resume_command([]) == f'tools/dist_train.sh {typed}{added}'

@@ -15,7 +15,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 
 from pacl_mmseg.apis.checking import check_config
-from pacl_mmseg.datasets.preparation import OFFICIAL
 from pacl_mmseg.registry import HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,13 +62,6 @@ for tool in {[str(tool) for tool in TOOLS]}:
     assert not heavy, (tool, heavy)
 """
     subprocess.run([sys.executable, '-c', code], check=True)
-
-
-def test_help_lists_the_benchmarks(cli):
-    from pacl_mmseg.benchmark import METHODS
-
-    assert cli.names_in('OFFICIAL', 'datasets/preparation/official.py') == [*OFFICIAL]
-    assert cli.names_in('METHODS', 'benchmark/methods.py') == [*METHODS]
 
 
 @pytest.fixture

@@ -30,8 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='how tokens are stored (default: bfloat16); int8 takes half the space',
     )
     parser.add_argument('--device', help='default: a GPU if there is one')
-    cli.add_options_argument(parser)
-    cli.add_traceback_argument(parser)
+    cli.add_arguments(parser, '--cfg-options', '--traceback')
     return parser.parse_args(argv)
 
 

@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     table.add_argument(
         '--header', action='store_true', default=None, help='the first row has names'
     )
-    cli.add_traceback_argument(parser)
+    cli.add_arguments(parser, '--traceback')
     return parser.parse_args()
 
 
