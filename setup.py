@@ -65,7 +65,7 @@ setup(
         'regex',  # MMSeg's tokenizer
         'webdataset>=1.0',  # tar shards: the format of img2dataset's CC3M/CC12M/YFCC
         'safetensors',  # token caches; open_clip needs it too
-        'filelock',  # one process encodes a text bank, others wait; torch needs it too
+        'filelock',  # one process writes a folder at a time; torch needs it too
         'packaging',  # versions; open_clip needs it too
         'matplotlib',  # the quickstart's picture grid; MMEngine needs it anyway
     ],

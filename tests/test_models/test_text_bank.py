@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +17,6 @@ from pacl_mmseg.prompts import Vocabulary
 
 NAMES = Vocabulary.from_list(['cat', 'dog, puppy', 'grass'])
 TEMPLATES = ('a photo of a {}.', 'art of the {}.')
-fork = multiprocessing.get_context('fork')  # spares the imports
 
 
 @pytest.fixture
@@ -174,7 +170,7 @@ def test_a_damaged_file_is_replaced(cache, encoder, damage, caplog):
             assert torch.equal(again.embeddings, bank.embeddings)
     assert calls == [8]
     assert f'{path} is damaged, and is written anew' in records[0].message
-    assert sorted(file.suffix for file in cache.iterdir()) == ['.lock', '.npz']
+    assert sorted(file.suffix for file in cache.iterdir()) == ['.npz']
 
 
 @pytest.mark.parametrize('place', ['a file', 'not writable'])
@@ -231,47 +227,3 @@ def test_the_default_folder_is_in_the_users_cache(encoder, tmp_path, monkeypatch
     build_text_bank(encoder, NAMES, TEMPLATES)
     folder = tmp_path / '.cache' / 'pacl_mmseg' / 'text_banks'
     assert len(list(folder.glob('*.npz'))) == 1
-
-
-def build(encoder, start, results):
-    """Build the bank as soon as all processes are there."""
-    encoder.register_forward_pre_hook(lambda *_: time.sleep(0.5))
-    with encodings(encoder) as calls:
-        start.wait()
-        embeddings = build_text_bank(encoder, NAMES, TEMPLATES).embeddings
-    results.put((calls, embeddings.tolist()))
-
-
-def test_one_of_several_processes_encodes_and_the_others_read(cache, encoder):
-    start, results = fork.Barrier(3), fork.Queue()
-    ranks = [
-        fork.Process(target=build, args=(encoder, start, results)) for _ in range(3)
-    ]
-    for rank in ranks:
-        rank.start()
-    calls, embeddings = zip(*[results.get(timeout=60) for _ in ranks], strict=True)
-    for rank in ranks:
-        rank.join()
-    assert sorted(calls) == [[], [], [8]]
-    expected = uncached(encoder)
-    for value in embeddings:
-        assert torch.equal(torch.tensor(value), expected)
-
-
-def encode_forever(encoder, encoding):
-    encoder.register_forward_pre_hook(lambda *_: (encoding.set(), time.sleep(600)))
-    build_text_bank(encoder, NAMES, TEMPLATES)
-
-
-def test_nobody_waits_for_a_process_that_was_killed(cache, encoder):
-    encoding = fork.Event()
-    rank = fork.Process(target=encode_forever, args=(encoder, encoding))
-    rank.start()
-    assert encoding.wait(60)
-    os.kill(rank.pid, signal.SIGKILL)
-    rank.join()
-    with encodings(encoder) as calls:
-        bank = build_text_bank(encoder, NAMES, TEMPLATES)
-    assert calls == [8]
-    assert torch.equal(bank.embeddings, uncached(encoder))
-    assert len(list(cache.glob('*.npz'))) == 1

@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from mmengine.logging import print_log
 from mmengine.utils import track_iter_progress
 from torch import Tensor
@@ -25,7 +24,6 @@ from pacl_mmseg.prompts import Vocabulary
 from pacl_mmseg.utils import whole_file
 
 _VERSION = 1  # of the files, and of what makes embeddings of names and templates
-_PATIENCE = 3600  # seconds to wait for the process that encodes the same bank
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,16 @@ def build_text_bank(
 
     What a frozen encoder makes of the same names and templates is read from
     ``$PACL_CACHE_DIR`` (default ``~/.cache/pacl_mmseg/text_banks``; empty keeps
-    nothing). If it is not there yet, one of all processes that want it encodes, and
-    the others wait for its file. A folder that cannot be used costs time and a
-    warning, never the result.
+    nothing). A folder that cannot be used costs time and a warning, never the result.
     """
     content = encoder, vocabulary.names, templates
     folder = os.environ.get('PACL_CACHE_DIR', '~/.cache/pacl_mmseg/text_banks')
     if encoder.frozen and folder:
         path = Path(os.path.expanduser(folder), f'{_key(*content)}.npz')
-        shape = len(vocabulary.names), encoder.embed_dims
-        embeddings = _cached(path, shape, lambda: _encode(*content))
+        embeddings = _read(path, (len(vocabulary.names), encoder.embed_dims))
+        if embeddings is None:
+            embeddings = _encode(*content)
+            _write(path, embeddings)
     else:
         embeddings = _encode(*content)
     device = next(encoder.parameters()).device
@@ -136,28 +134,19 @@ def _key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _cached(path: Path, shape: tuple[int, int], encode: Callable[[], Tensor]) -> Tensor:
-    """The embeddings in a file, which is written first if there is no good one."""
-    embeddings = _read(path, shape)
-    if embeddings is not None:
-        return embeddings
+def _write(path: Path, embeddings: Tensor) -> None:
+    """Keep embeddings for the next time; a warning if that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The system releases the lock of a process that dies: nobody waits for it.
-        with FileLock(path.with_suffix('.lock'), timeout=_PATIENCE):
-            embeddings = _read(path, shape)  # written while this process waited
-            if embeddings is None:
-                embeddings = encode()
-                with whole_file(path) as part:
-                    np.savez(part, embeddings=embeddings.cpu().numpy())
-    except (OSError, NotImplementedError) as error:  # the latter: no locks there
+        with whole_file(path) as part:
+            np.savez(part, embeddings=embeddings.cpu().numpy())
+    except OSError as error:
         print_log(
             f'Text embeddings are not kept: {path.parent} cannot be used ({error}); '
             'set PACL_CACHE_DIR to another folder.',
             logger='current',
             level=logging.WARNING,
         )
-    return encode() if embeddings is None else embeddings
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
