@@ -81,7 +81,8 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
         """
         images, samples = data['inputs'], data.get('data_samples')
         if isinstance(images, Tensor) and isinstance(samples, Mapping):
-            inputs = self._move(images)
+            # From pinned memory without waiting; a tensor that is there already stays.
+            inputs = images.to(self.device, non_blocking=images.is_pinned())
             if inputs.ndim == 4:
                 inputs = self._normalize(inputs)
             # Token ids stay: the text encoder first looks at their lengths.
@@ -101,10 +102,6 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
             data_samples=data.get('data_samples')
             and [one['data_samples'][0] for one in each],
         )
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        """To the device, if not there; from pinned memory without waiting."""
-        return tensor.to(self.device, non_blocking=tensor.is_pinned())
 
     def _normalize(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` as the encoder takes them."""

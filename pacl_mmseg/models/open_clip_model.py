@@ -191,11 +191,5 @@ def _check_tag(model: str | Mapping, pretrained: str) -> None:
             'local weights file, or None for random weights.'
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if (
-        pretrained.lower() not in tags
-        and pretrained.lower().replace('-', '_') not in tags
-    ):
-        raise ValueError(
-            f'{pretrained!r} is neither a file nor a pretrained tag of {model}; '
-            f'its tags are: {", ".join(tags) or "none"}.'
-        )
+    if pretrained.lower().replace('-', '_') not in tags:
+        check_name(f'file or pretrained tag of {model}', pretrained, tags)

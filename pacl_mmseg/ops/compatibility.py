@@ -138,14 +138,8 @@ def compatibility(
     result does not depend on autocast.
 
     Args:
-        patch_tokens: As in :func:`compatibility_reference`, (B, T, D).
-        texts: As there, (N, D).
-        mode: As there.
-        weight_scale: As there.
-        normalize_first: As there.
-        renormalize: As there.
-        valid: As there, (B, T) bool.
-        cls_tokens: As there, (B, D).
+        patch_tokens, texts, mode, weight_scale, normalize_first, renormalize, valid,
+            cls_tokens: As in :func:`compatibility_reference`.
         matmul_dtype: ``'bfloat16'`` or ``'float16'``: round the operands of the
             matrix products of modes softmax and sigmoid to this precision; sums and
             everything elementwise stay in float32. None, the default: no rounding

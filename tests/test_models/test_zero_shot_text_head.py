@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pacl_mmseg.apis import set_vocabulary
 from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.models.decode_heads import compatibility_function
-from pacl_mmseg.models.losses import text_ids
+from pacl_mmseg.models.losses.info_nce import text_ids
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.ops import compatibility, compatibility_reference
 from pacl_mmseg.registry import MODELS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from pacl_mmseg.models.losses import distinct, repeat
+from pacl_mmseg.models.losses.info_nce import distinct, repeat
 from pacl_mmseg.ops import (
     MODES,
     compatibility,

@@ -9,7 +9,12 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl_mmseg.models.losses import distinct, gather_texts, repeat, text_ids
+from pacl_mmseg.models.losses.info_nce import (
+    distinct,
+    gather_texts,
+    repeat,
+    text_ids,
+)
 from pacl_mmseg.models.text_encoders import (
     OpenCLIPTextEncoder,
     TextBank,

@@ -1,17 +1,3 @@
-"""Losses of PACL."""
+from pacl_mmseg.models.losses.info_nce import InfoNCELoss
 
-from .info_nce import (
-    InfoNCELoss,
-    distinct,
-    gather_texts,
-    repeat,
-    text_ids,
-)
-
-__all__ = [
-    'InfoNCELoss',
-    'distinct',
-    'gather_texts',
-    'repeat',
-    'text_ids',
-]
+__all__ = ['InfoNCELoss']

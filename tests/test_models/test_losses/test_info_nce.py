@@ -18,7 +18,7 @@ from torch.distributed import (
 )
 
 from pacl_mmseg.models.decode_heads.compatibility_function import CompatibilityFunction
-from pacl_mmseg.models.losses import (
+from pacl_mmseg.models.losses.info_nce import (
     InfoNCELoss,
     distinct,
     gather_texts,
