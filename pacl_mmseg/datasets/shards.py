@@ -114,9 +114,9 @@ class ImageTextShards(IterableDataset):
         retries: How often a command or URL is opened again, after 1, 2, 4, …
             seconds, before its shard counts as broken. Defaults to 2.
         open_shards: Shards that each worker reads at a time; 1 reads them one
-            after another. Each is an open file, or a running command (and a shell that
-            ends it if the worker is killed): with eight workers and the default, 64
-            connections to a store for each rank. Defaults to 8.
+            after another. Each is an open file, or a running command: with eight
+            workers and the default, 64 connections to a store for each rank. Defaults
+            to 8.
         max_image_bytes: Samples with an image file of more are passed over.
             Defaults to 32 MiB.
         max_text_bytes: Samples with a text or JSON of more are passed over.
