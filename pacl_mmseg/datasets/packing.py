@@ -18,7 +18,6 @@ def pack_shards(
     dataset: CocoCaptionsDataset | CaptionListDataset,
     out_dir: str | Path,
     shard_size: int = 10000,
-    max_pairs: int | None = None,
     one_per_image: bool = False,
 ) -> tuple[str, int]:
     """Pack a dataset's pairs into tar shards; images are copied unchanged.
@@ -31,7 +30,6 @@ def pack_shards(
         dataset: The pairs.
         out_dir: Folder for the shards; made if need be.
         shard_size: Samples per shard. Defaults to 10000.
-        max_pairs: Stop after so many samples.
         one_per_image: Write an image once with all its captions, of which
             training picks one at random, in place of once per caption. Defaults to
             False.
@@ -43,15 +41,15 @@ def pack_shards(
     Raises:
         FileExistsError: If the folder has shards already.
         OSError: If the disk is full or fails; complete shards stay.
-        ValueError: If a number is not positive, or nothing could be packed.
+        ValueError: If ``shard_size`` is not positive, or nothing could be packed.
     """
-    if shard_size < 1 or (max_pairs is not None and max_pairs < 1):
-        raise ValueError('shard_size and max_pairs must be positive')
+    if shard_size < 1:
+        raise ValueError(f'shard_size must be positive, got {shard_size}')
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.glob('[!.]*.tar')):
         raise FileExistsError(f'{out_dir} has shards already: give an empty folder')
-    samples = itertools.islice(_samples(dataset, one_per_image), max_pairs)
+    samples = _samples(dataset, one_per_image)
     digits, pairs, shards = len(str(shard_size - 1)), 0, 0
     try:
         while first := next(samples, None):

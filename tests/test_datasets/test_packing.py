@@ -80,18 +80,6 @@ def test_one_per_image(coco, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('max_pairs, shards', [(1, 1), (2, 1), (3, 2), (4, 2), (99, 3)])
-def test_max_pairs(coco, tmp_path, max_pairs, shards):
-    before = coco.counts.totals()['missing_file']
-    _, pairs = pack_shards(coco, tmp_path / 'out', shard_size=2, max_pairs=max_pairs)
-    assert pairs == min(max_pairs, 6)
-    missing = coco.counts.totals()['missing_file'] - before
-    assert missing == (3 if max_pairs > 6 else 0)  # no more is read than used
-    packed = [members(path) for path in (tmp_path / 'out').glob('*.tar')]
-    assert len(packed) == shards
-    assert sum(len(names) for names in packed) == 3 * pairs
-
-
 def test_interruption_leaves_complete_shards_only(coco, tmp_path, monkeypatch):
     out = tmp_path / 'out'
     seen = []

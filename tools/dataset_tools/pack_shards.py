@@ -22,7 +22,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out_dir', help='folder for the shards')
     parser.add_argument('--image-root', default='', help='folder of the images')
     parser.add_argument('--shard-size', type=int, default=10000)
-    parser.add_argument('--max-pairs', type=int, help='stop after so many samples')
     parser.add_argument(
         '--one-per-image',
         action='store_true',
@@ -60,7 +59,6 @@ def main() -> None:
         dataset,
         args.out_dir,
         shard_size=args.shard_size,
-        max_pairs=args.max_pairs,
         one_per_image=args.one_per_image,
     )
     print(f'{pairs} pairs packed; {dataset.counts.summary()}')
