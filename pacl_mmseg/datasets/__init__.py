@@ -1,10 +1,10 @@
-from pacl_mmseg.datasets.coco_object import COCOObjectDataset
 from pacl_mmseg.datasets.draws import DrawSampler, ShuffledDraws
 from pacl_mmseg.datasets.image_text import CaptionListDataset, CocoCaptionsDataset
 from pacl_mmseg.datasets.large_vocabulary import (
     ADE20K847Dataset,
     PascalContext459Dataset,
 )
+from pacl_mmseg.datasets.segmentation import COCOObjectDataset, PascalVOC20Dataset
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.small_world import SmallWorldCaptions, SmallWorldSegmentation
 from pacl_mmseg.datasets.transforms import (
@@ -18,7 +18,6 @@ from pacl_mmseg.datasets.transforms import (
     TokenizeCaption,
     collate_image_text,
 )
-from pacl_mmseg.datasets.voc20 import PascalVOC20Dataset
 
 __all__ = [
     'ADE20K847Dataset',

@@ -145,12 +145,11 @@ def check_same(first: dict, *others: dict, what: str) -> None:
     """Raise if states are not of the same seed, sources, and shards."""
 
     def identity(state: dict) -> dict:
-        sources = state.get('sources', {}).items()
         shards = {
-            key: {name: source.get(key) for name, source in sources}
+            key: {name: source[key] for name, source in state['sources'].items()}
             for key in ('num_shards', 'names_hash')
         }
-        return dict(seed=state.get('seed'), **shards)
+        return dict(seed=state['seed'], **shards)
 
     for other in others:
         for name, value in identity(first).items():
@@ -227,10 +226,8 @@ class ShardProgress:
             One state for all, from which any number of ranks can go on.
 
         Raises:
-            ValueError: If there is no state, or they are of different data.
+            ValueError: If they are of different data.
         """
-        if not states:
-            raise ValueError('there is no state to merge')
         if not any(states):
             return {}
         check_same(states[0], *states[1:], what='states cannot be merged')
