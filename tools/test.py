@@ -69,14 +69,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
     if args.out:
-        evaluators = cfg.test_evaluator
-        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-        writer = dict(type='PredictionWriter', output_dir=args.out)
-        cfg.test_evaluator = [*evaluators, writer]
+        evaluator = cfg.test_evaluator  # or several: IoUMetric comes first
+        evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
+        evaluator.output_dir = args.out
     # Only what testing needs: a config may also say how to train.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    classes = runner.test_loop.dataloader.dataset.metainfo['classes']
+    if args.out and len(classes) > 254:
+        raise ValueError(
+            f'--out writes 8-bit images: too few for {len(classes)} classes.'
+        )
     metrics = runner.test()
     if is_main_process():
         path = Path(cfg.work_dir) / 'result.json'

@@ -1,11 +1,5 @@
 from pacl_mmseg.evaluation.group_iou import GroupIoUMetric
 from pacl_mmseg.evaluation.patch_accuracy import PatchAccuracy
-from pacl_mmseg.evaluation.prediction_writer import PredictionWriter
 from pacl_mmseg.evaluation.present_classes_iou import PresentClassesIoUMetric
 
-__all__ = [
-    'GroupIoUMetric',
-    'PatchAccuracy',
-    'PredictionWriter',
-    'PresentClassesIoUMetric',
-]
+__all__ = ['GroupIoUMetric', 'PatchAccuracy', 'PresentClassesIoUMetric']

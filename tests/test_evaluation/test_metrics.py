@@ -6,12 +6,10 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
-from PIL import Image
 
 from pacl_mmseg.evaluation import (
     GroupIoUMetric,
     PatchAccuracy,
-    PredictionWriter,
     PresentClassesIoUMetric,
 )
 
@@ -182,19 +180,3 @@ def test_patch_accuracy_of_both_protocols_equals_a_loop_over_patches():
             100 * right[1] / counted, abs=0.0051
         ),
     }
-
-
-@pytest.mark.parametrize('num_classes', [20, 847])
-def test_written_predictions_have_the_labels_of_the_datasets_files(
-    tmp_path, num_classes
-):
-    prediction = np.arange(num_classes).reshape(1, -1)
-    samples = [
-        sample(prediction, None, img_path='x/one.jpg', reduce_zero_label=True),
-        sample(prediction, None, img_path='x/two.jpg', reduce_zero_label=False),
-    ]
-    metric = PredictionWriter(tmp_path / 'new' / 'folder')
-    assert measure(metric, samples, [str(i) for i in range(num_classes)]) == {}
-    for name, shift in dict(one=1, two=0).items():
-        written = np.asarray(Image.open(tmp_path / 'new' / 'folder' / f'{name}.png'))
-        assert np.array_equal(written, prediction + shift)

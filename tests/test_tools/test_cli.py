@@ -15,7 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 
 from pacl_mmseg.apis.checking import check_config
-from pacl_mmseg.registry import HOOKS
+from pacl_mmseg.datasets.small_world import CLASSES, SmallWorldSegmentation
+from pacl_mmseg.registry import DATASETS, HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACL, CLIP = 'configs/small_world/pacl.py', 'configs/small_world/clip.py'
@@ -248,6 +249,17 @@ def test_a_vocabulary_of_another_benchmark(run):
     options = ['--cfg-options', 'model.decode_head.dataset_name=voc20']
     sentence = run('test', CLIP, *options)
     assert 'vocabulary has 20 classes, but SmallWorldSegmentation has 36' in sentence
+
+
+@DATASETS.register_module(force=True)
+class ManyClasses(SmallWorldSegmentation):
+    METAINFO = dict(classes=[*CLASSES, *map(str, range(255 - len(CLASSES)))])
+
+
+def test_more_classes_than_an_image_of_labels_holds(run, tmp_path):
+    options = ['--cfg-options', 'test_dataloader.dataset.type=ManyClasses']
+    sentence = run('test', CLIP, '--out', str(tmp_path / 'masks'), *options)
+    assert '--out writes 8-bit images' in sentence
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is right where there is a GPU')
