@@ -96,17 +96,11 @@ def compatibility_reference(
                 patch_tokens, dtype, mode, normalize_first, valid, cls_tokens
             )
             return (_unit(pooled) if renormalize else pooled) @ text_units.T
-        if weight_scale is None:
-            weight_scale = DEFAULT_WEIGHT_SCALE[mode]
-        tokens = patch_tokens.to(dtype)
-        if valid is not None:
-            tokens = tokens.masked_fill(~valid[:, :, None], 0)
+        tokens = _masked(patch_tokens.to(dtype), valid, 0)
         token_units = _unit(tokens)
 
-        logits = weight_scale * torch.einsum('btd,nd->btn', token_units, text_units)
-        if valid is not None:
-            logits = logits.masked_fill(~valid[:, :, None], float('-inf'))
-        weights = logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
+        similarities = torch.einsum('btd,nd->btn', token_units, text_units)
+        weights = _weights(similarities, mode, weight_scale, valid)
         values = token_units if normalize_first else tokens
         pooled = torch.einsum('btn,btd->bnd', weights, values)
         if renormalize:
@@ -250,9 +244,7 @@ def own_caption_compatibility(
     _check(patch_tokens, texts, mode, valid, None)
     with torch.autocast(patch_tokens.device.type, enabled=False):
         dtype = _compute_dtype(patch_tokens, texts)
-        tokens = patch_tokens.to(dtype)
-        if valid is not None:
-            tokens = tokens.masked_fill(~valid[:, :, None], 0)
+        tokens = _masked(patch_tokens.to(dtype), valid, 0)
         weights = _own_weights(tokens, own_texts, mode, weight_scale, valid)
         values = _unit(tokens) if normalize_first else tokens
         pooled = torch.einsum('bt,btd->bd', weights, values)
@@ -352,16 +344,29 @@ def _own_weights(
         raise ValueError(
             f'{len(patch_tokens)} images need as many own texts, not {len(own_texts)}.'
         )
-    if weight_scale is None:
-        weight_scale = DEFAULT_WEIGHT_SCALE[mode]
     with torch.autocast(patch_tokens.device.type, enabled=False):
         dtype = _compute_dtype(patch_tokens, own_texts)
         tokens = _unit(patch_tokens.to(dtype))
         similarities = torch.einsum('btd,bd->bt', tokens, _unit(own_texts.to(dtype)))
-        logits = weight_scale * similarities
-        if valid is not None:
-            logits = logits.masked_fill(~valid, float('-inf'))
-        return logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
+        return _weights(similarities[:, :, None], mode, weight_scale, valid)[:, :, 0]
+
+
+def _weights(
+    similarities: Tensor,
+    mode: str,
+    weight_scale: float | Tensor | None,
+    valid: Tensor | None,
+) -> Tensor:
+    """Weights over the patches (B, T, N) of their similarities (B, T, N)."""
+    if weight_scale is None:
+        weight_scale = DEFAULT_WEIGHT_SCALE[mode]
+    logits = _masked(weight_scale * similarities, valid, float('-inf'))
+    return logits.softmax(dim=1) if mode == 'softmax' else logits.sigmoid()
+
+
+def _masked(values: Tensor, valid: Tensor | None, fill: float) -> Tensor:
+    """Values (B, T, ...) of tokens, those of padding replaced."""
+    return values if valid is None else values.masked_fill(~valid[:, :, None], fill)
 
 
 def _pool_alike(
@@ -376,14 +381,10 @@ def _pool_alike(
     if mode == 'cls':
         pooled = cls_tokens.to(dtype)
         return _unit(pooled) if normalize_first else pooled
-    tokens = patch_tokens
-    if valid is not None:
-        tokens = tokens.masked_fill(~valid[:, :, None], 0)
+    tokens = _masked(patch_tokens, valid, 0)
     if normalize_first:
         tokens = _unit(tokens.to(dtype))
     if mode == 'max':
-        if valid is not None:
-            tokens = tokens.masked_fill(~valid[:, :, None], float('-inf'))
-        return tokens.amax(dim=1).to(dtype)
+        return _masked(tokens, valid, float('-inf')).amax(dim=1).to(dtype)
     total = tokens.sum(dim=1, dtype=dtype)
     return total / (tokens.shape[1] if valid is None else valid.sum(1, keepdim=True))

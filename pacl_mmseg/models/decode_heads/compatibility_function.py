@@ -189,6 +189,3 @@ class CompatibilityFunction(nn.Module):
         if self.learnable:
             result['weight_scale'] = scale.detach()
         return result
-
-    def extra_repr(self) -> str:
-        return f'mode={self.mode!r}, pooling={self.pooling!r}'

@@ -55,10 +55,6 @@ class TextBank:
         lowest = scores.new_full(shape, -torch.inf)
         return lowest.scatter_reduce(dim, index.expand_as(scores), scores, 'amax')
 
-    def __len__(self) -> int:
-        """Number of names."""
-        return len(self.class_of)
-
     @cached_property
     def _one_name_each(self) -> bool:
         return self.class_of.tolist() == list(range(self.num_classes))
