@@ -196,18 +196,9 @@ def test_grid_of_tokens_in_place_of_images(tiny_clip, keep_cls):
     assert torch.equal(output[0] if keep_cls else output, expected)
 
 
-@pytest.mark.parametrize(
-    ('shape', 'options', 'message'),
-    [
-        ((1, 16, 24), {}, 'makes 32 channels of 1 layers'),
-        ((1, 16, 32), dict(output='projection'), 'makes 24 channels of 1 layers'),
-        ((1, 16, 32), dict(out_indices=(0, 1)), 'makes 32 channels of 2 layers'),
-        ((1, 16, 32), dict(output_cls_token=True), '16 tokens.* and CLS has 17'),
-    ],
-)
-def test_tokens_it_cannot_have_made(tiny_clip, shape, options, message):
-    with pytest.raises(ValueError, match=message):
-        PACLBackbone(tiny_clip, **options)(torch.randn(shape))
+def test_a_number_of_tokens_that_it_cannot_have_made(tiny_clip):
+    with pytest.raises(ValueError, match='16 tokens.* and CLS has 17'):
+        PACLBackbone(tiny_clip, output_cls_token=True)(torch.randn(1, 16, 32))
 
 
 @pytest.mark.parametrize('dense_attention', [None, 'naclip'])

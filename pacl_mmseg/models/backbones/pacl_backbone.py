@@ -194,7 +194,7 @@ class PACLBackbone(FrozenModule):
             ``[tokens, cls (N, C)]``.
 
         Raises:
-            ValueError: Tokens that this backbone cannot have made.
+            ValueError: Another number of tokens than the grid has.
         """
         if inputs.ndim == 3:
             tokens, cls, grid = self._given_tokens(inputs)
@@ -288,15 +288,6 @@ class PACLBackbone(FrozenModule):
         self, tokens: Tensor
     ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Patch tokens ``(N, h * w, C)``, CLS if it is among them, and the grid."""
-        channels = self.visual.conv1.out_channels
-        if self.output == 'projection' and self.visual.proj is not None:
-            channels = self.visual.proj.shape[1]
-        if len(self.out_indices) > 1 or tokens.shape[2] != channels:
-            raise ValueError(
-                f'Tokens {tuple(tokens.shape)} in place of images: this backbone makes '
-                f'{channels} channels of {len(self.out_indices)} layers, and takes '
-                'those of one; use a token cache that was made with this config.'
-            )
         extra = int(self.output_cls_token)
         grid = self.token_grid or tuple(self.visual.grid_size)
         if tokens.shape[1] != math.prod(grid) + extra:
