@@ -5,18 +5,16 @@ What a cell measured is what its ``result.json`` says, written by ``tools/test.p
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import math
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,6 @@ from pacl_mmseg.benchmark.results import (
     read_result,
 )
 from pacl_mmseg.paths import TOOLS
-
-Report = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,7 @@ class Launcher:
         return [*start, *python, *map(str, whole)]
 
     def run(
-        self,
-        tool: str,
-        config: Config,
-        path: Path,
-        arguments: Sequence[str | Path],
-        report: Report,
+        self, tool: str, config: Config, path: Path, *arguments: str | Path
     ) -> str | None:
         """Run a tool on a config, with ``log.txt`` and results beside it.
 
@@ -85,7 +76,6 @@ class Launcher:
             config: What it gets.
             path: File to write the config to.
             arguments: More for the tool.
-            report: Called with what MMEngine logs of its progress.
 
         Returns:
             None, or why it failed.
@@ -94,21 +84,16 @@ class Launcher:
         config.dump(path)
         log = path.with_name('log.txt')
         command = self.command(tool, path, *arguments, '--work-dir', path.parent)
-        pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         with (
-            log.open('w') as file,
-            subprocess.Popen(command, **pipe, text=True, errors='replace') as process,
+            log.open('wb') as file,
+            subprocess.Popen(command, stdout=file, stderr=file) as process,
         ):
             try:
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    if 'Iter(' in line:
-                        report(line.split(' - INFO - ')[-1].strip())
+                status = process.wait()
             except BaseException:  # interrupted: leave no process behind
                 process.terminate()
                 raise
-        return _reason(log, process.returncode) if process.returncode else None
+        return _reason(log, status) if status else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +118,13 @@ class Training:
         """What it ends with."""
         return self.folder / f'iter_{self.config.train_cfg.max_iters}.pth'
 
-    def run(self, launcher: Launcher, report: Report) -> str | None:
+    def run(self, launcher: Launcher) -> str | None:
         """Train, or go on training, if that is not done; returns why it failed."""
         if not self.file.is_file() and any(self.folder.glob('iter_*.pth')):
             return f'{self.folder} has the checkpoints of another config: remove it.'
         if self.checkpoint.is_file():
             return None
-        return launcher.run('train.py', self.config, self.file, ['--resume'], report)
+        return launcher.run('train.py', self.config, self.file, '--resume')
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,83 +168,39 @@ class Cell:
         Another protocol, option or checkpoint has another folder, so that no result is
         lost to the next.
         """
-        weights = self.weights
-        if isinstance(weights, Training):
-            weights = str(weights.file)
-        elif weights is not None and os.path.isfile(weights):
+        weights, training = self.checkpoint, None
+        if weights is not None and os.path.isfile(weights):
             weights = file_sha256(weights)
-        key = hashlib.sha256(repr((self._config_sha256, weights)).encode()).hexdigest()
+        if isinstance(self.weights, Training):
+            training = str(self.weights.file)
+        made_of = self._config_sha256, training, weights
+        key = hashlib.sha256(repr(made_of).encode()).hexdigest()
         return self.work_dir / self.name / key[:8]
 
     def record(self) -> dict[str, Any] | None:
         """Its result, if there is a good one of this very config and checkpoint."""
         try:
-            record = read_result(self.folder / 'result.json')
-        except (FileNotFoundError, ValueError):
-            return None
-        made_by = record['config_sha256'], (record['checkpoint'] or {}).get('sha256')
-        known = self.checkpoint is not None and os.path.isfile(self.checkpoint)
-        weights = file_sha256(self.checkpoint) if known else None
-        return record if made_by == (self._config_sha256, weights) else None
-
-    def unusable(self) -> list[str]:
-        """What is wrong with results of this name, one sentence each."""
-        sentences = []
-        for path in sorted((self.work_dir / self.name).glob('*/result.json')):
-            try:
-                read_result(path)
-            except ValueError as error:
-                sentences.append(str(error))
-        return sentences
+            return read_result(self.folder / 'result.json')
+        except ValueError as error:
+            warnings.warn(f'Not taken up: {error}', stacklevel=2)
+        except FileNotFoundError:
+            pass
+        return None
 
     @functools.cached_property
     def _config_sha256(self) -> str:
         return config_sha256(self.config)
 
-    def run(self, launcher: Launcher, report: Report) -> str | None:
+    def run(self, launcher: Launcher) -> str | None:
         """Train if need be and test; returns why it failed."""
-        if isinstance(self.weights, Training):
-            failure = self.weights.run(launcher, report)
-            if failure:
-                return failure
+        if isinstance(self.weights, Training) and (why := self.weights.run(launcher)):
+            return why
         weights = [] if self.weights is None else [self.checkpoint]
-        failure = launcher.run(
-            'test.py',
-            self.config,
-            self.folder / 'config.py',
-            [*weights, *self.arguments],
-            report,
-        )
+        path = self.folder / 'config.py'
+        failure = launcher.run('test.py', self.config, path, *weights, *self.arguments)
         if failure or self.record() is not None:
             return failure
         return f'it wrote no result.json in {self.folder}'
-
-
-def progress(title: str) -> Report:
-    """Says how far a cell is: in one line of a terminal, elsewhere once a minute.
-
-    What it returns is called with what there is to say, and, when that is the last of
-    it, with ``end=True``.
-    """
-    terminal = sys.stdout.isatty()
-    over = '\r\033[K' if terminal else ''
-    started, shown = time.monotonic(), -math.inf
-
-    def report(text: str, end: bool = False) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if end:
-            minutes, seconds = divmod(round(now - started), 60)
-            text += f' in {minutes} min {seconds} s'
-        elif not terminal and now - shown < 60:
-            return
-        shown = now
-        print(
-            f'{over}{title}: {text}', end='' if over and not end else '\n', flush=True
-        )
-
-    report('starting')
-    return report
 
 
 def run_cells(
@@ -274,7 +215,7 @@ def run_cells(
         cells: All cells.
         work_dir: Theirs, which is locked meanwhile.
         launcher: How each is started.
-        refresh: Called after every cell with the failures so far.
+        refresh: Called before the first and after every cell with the failures so far.
 
     Returns:
         Why cells failed.
@@ -288,61 +229,33 @@ def run_cells(
     if missing:
         raise ValueError(f'Nothing was started. {" ".join(missing)}')
     work_dir.mkdir(parents=True, exist_ok=True)
+    finished, failures = len(cells) - len(todo), {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with FileLock(work_dir / '.lock', timeout=0), _stopping():
-            return _run_cells(cells, todo, launcher, refresh)
+        with FileLock(work_dir / '.lock', timeout=0):
+            print(f'{len(cells)} to evaluate, {finished} finished before.')
+            refresh(failures)
+            for number, cell in enumerate(todo, finished + 1):
+                title, start = f'[{number}/{len(cells)}] {cell.name}', time.monotonic()
+                print(f'{title}: running, with log.txt below {work_dir}', flush=True)
+                if failure := cell.run(launcher):
+                    failures[cell], said = failure, f'failed: {failure}'
+                else:
+                    record = cell.record()
+                    images = subset_in_words(record['protocol'])
+                    said = f'mIoU {record["metrics"].get("mIoU")} on {images}'
+                print(f'{title}: {said} in {time.monotonic() - start:.0f} s')
+                refresh(failures)
     except Timeout:
         raise ValueError(f'Another run goes on in {work_dir}.') from None
-
-
-def _run_cells(
-    cells: Sequence[Cell],
-    todo: Sequence[Cell],
-    launcher: Launcher,
-    refresh: Callable[[Mapping[Cell, str]], None],
-) -> dict[Cell, str]:
-    print(f'{len(cells)} to evaluate, {len(cells) - len(todo)} finished before.')
-    for sentence in dict.fromkeys(x for cell in todo for x in cell.unusable()):
-        print(f'Not taken up: {sentence}')
-    failures: dict[Cell, str] = {}
-    for number, cell in enumerate(todo, len(cells) - len(todo) + 1):
-        report = progress(f'[{number}/{len(cells)}] {cell.name}')
-        failure = cell.run(launcher, report)
-        if failure:
-            failures[cell] = failure
-            report(f'failed: {failure}', end=True)
-        else:
-            record = cell.record()
-            images = subset_in_words(record['protocol'])
-            report(f'mIoU {record["metrics"].get("mIoU")} on {images}', end=True)
-        refresh(failures)
-    if not todo:
-        refresh(failures)
-    return failures
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    """End in one sentence when a person, or a scheduler, says so."""
-
-    def stop(*_: Any) -> None:
+    except KeyboardInterrupt:
         sys.exit('\nStopped; run again to go on.')
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    return failures
 
 
 def _reason(log: Path, status: int) -> str:
     """Why a process failed, from its log: our own sentence if it got to say one."""
-    lines = log.read_text(errors='replace').strip().splitlines()
+    lines = log.read_text(errors='replace').splitlines()
     said = [line for line in lines if line.startswith('Error: ')]
-    raised = [line for line in lines if re.match(r'[\w.]+Error: +\S', line)]
-    what = (said or raised or lines or ['it wrote nothing'])[-1]
-    if status < 0 and not said + raised:
-        what = f'killed by signal {-status}, perhaps for want of memory'
-    return f'{what.removeprefix("Error: ")} (see {log})'
+    what = said[-1].removeprefix('Error: ') if said else f'exit status {status}'
+    return f'{what} (see {log})'
