@@ -1,20 +1,19 @@
 """Evaluate methods on benchmarks: tables and a chart, measured beside published.
 
 python tools/benchmark.py --methods pacl sclip clip --benchmarks voc20 ade20k \
-    --checkpoint work_dirs/pacl_vitb16_cc12m/iter_30330.pth
+    --checkpoint pacl=work_dirs/pacl_vitb16_cc12m/iter_30330.pth
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
-from mmengine.logging import MMLogger
 
 if TYPE_CHECKING:
     from pacl_mmseg.benchmark.grid import Cell
@@ -34,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--checkpoint',
         nargs='+',
         default=[],
-        metavar='[METHOD=]FILE',
-        help='checkpoint of the trained method, or of each of several',
+        metavar='METHOD=FILE',
+        help='checkpoint of each trained method',
     )
     parser.add_argument(
         '--gpus', type=int, default=1, help='processes that share each benchmark'
@@ -69,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.set_data_root(args)
     cells = grid(args)
     if args.dry_run:
-        print(plan(cells))
-        if any(cell.missing(fetch=False) for cell in cells if cell.record() is None):
-            sys.exit(1)
-        return
+        sys.exit(plan(cells))
     work_dir = Path(args.work_dir)
     failures = run_cells(
         cells,
@@ -87,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def grid(args: argparse.Namespace) -> list[Cell]:
-    """The cells that the arguments ask for; every name is checked first."""
-    from pacl_mmseg.benchmark import BENCHMARKS, METHODS, PROTOCOLS, compose
+    """The cells that the arguments ask for."""
+    from pacl_mmseg.benchmark import BENCHMARKS, METHODS, compose
     from pacl_mmseg.benchmark.grid import Cell
     from pacl_mmseg.utils import check_name
 
@@ -96,81 +92,48 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         check_name('method', method, METHODS)
     for benchmark in args.benchmarks:
         check_name('benchmark', benchmark, BENCHMARKS)
-    protocol = args.protocol or 'sclip'
-    check_name('protocol', protocol, PROTOCOLS)
     if args.protocol and SMALL_WORLD in args.benchmarks:
         raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
-    checkpoints, options = checkpoints_of(args), cli.options_from(args)
-    with quiet():
+    trained = {method for method in args.methods if METHODS[method].trained}
+    checkpoints = dict(item.partition('=')[::2] for item in args.checkpoint)
+    if checkpoints.keys() != trained:
+        wanted = ' '.join(f'{method}=FILE' for method in sorted(trained))
+        raise ValueError(
+            f'Give --checkpoint {wanted}: the trained methods, and no others.'
+            if wanted
+            else 'None of these methods has trained parts: leave --checkpoint out.'
+        )
+    options = cli.options_from(args)
+    # MMEngine remarks on every environment variable in every config; not here.
+    logging.disable(logging.INFO)
+    try:
         return [
             Cell(
                 f'{benchmark}/{method}',
-                compose(method, benchmark, protocol, options),
+                compose(method, benchmark, args.protocol or 'sclip', options),
                 Path(args.work_dir),
                 checkpoints.get(method),
             )
             for benchmark in dict.fromkeys(args.benchmarks)
             for method in dict.fromkeys(args.methods)
         ]
-
-
-def checkpoints_of(args: argparse.Namespace) -> dict[str, str]:
-    """The checkpoint of each trained method that is asked for."""
-    from pacl_mmseg.benchmark import METHODS
-    from pacl_mmseg.utils import check_name
-
-    trained = [name for name in dict.fromkeys(args.methods) if METHODS[name].trained]
-    checkpoints: dict[str, str] = {}
-    for item in args.checkpoint:
-        method, given, file = item.partition('=')
-        if not given or '/' in method:  # a path, without a method
-            if len(trained) != 1:
-                raise ValueError(
-                    f'--checkpoint {item} does not say of which method it is: give '
-                    'METHOD=FILE.'
-                )
-            method, file = trained[0], item
-        check_name('method', method, METHODS)
-        if method not in trained or method in checkpoints:
-            what = (
-                'is given twice'
-                if method in trained
-                else 'is not evaluated, or not trained'
-            )
-            raise ValueError(f'--checkpoint {item}: {method} {what}.')
-        checkpoints[method] = file
-    for method in trained:
-        if method not in checkpoints:
-            raise ValueError(
-                f'{method} has trained parts: give --checkpoint {method}=FILE.'
-            )
-    return checkpoints
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """MMEngine remarks on every environment variable in every config; not here."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')
-    try:
-        yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
-def plan(cells: Sequence[Cell]) -> str:
-    """What a dry run says: what would run, and what is missing, each thing once."""
-    numbers: dict[str, int] = {}
-    lines = []
+def plan(cells: Sequence[Cell]) -> int:
+    """Say what would run and what is missing; returns whether something is."""
+    everything = {}
     for cell in cells:
         state = 'finished'
         if cell.record() is None:
             missing = cell.missing(fetch=False)
-            marks = [f'[{numbers.setdefault(m, len(numbers) + 1)}]' for m in missing]
-            state = ' '.join(['missing', *marks]) if marks else 'would run'
-        lines.append(f'{cell.name}: {state}')
-    return '\n'.join([*lines, *(f'[{n}] {m}' for m, n in numbers.items())])
+            everything |= dict.fromkeys(missing)
+            state = 'something is missing' if missing else 'would run'
+        print(f'{cell.name}: {state}')
+    for sentence in everything:
+        print(sentence)
+    return int(bool(everything))
 
 
 def rows(cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[dict]:
