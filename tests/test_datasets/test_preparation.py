@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import runpy
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -302,18 +301,22 @@ def noise(color: int) -> np.ndarray:
     return np.random.default_rng(color).integers(0, 256, (200, 300), dtype=np.uint8)
 
 
+def jobs_of(folder: Path, draw) -> list[Job]:
+    return [Job(folder / f'{i}.png', draw, i) for i in range(4)]
+
+
 def with_small_files(jobs: list[Job]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # of 60,000 needed
-    write_images(noise, jobs)
+    write_images(jobs)
 
 
 @pytest.mark.parametrize(
-    'program, finished',
-    [(partial(write_images, draw_or_die), 2), (with_small_files, 0)],
+    'program, draw, finished',
+    [(write_images, draw_or_die, 2), (with_small_files, noise, 0)],
     ids=['killed', 'disk full'],
 )
-def test_interrupted(tmp_path, program, finished):
-    jobs = [Job(tmp_path / 'masks' / f'{i}.png', i) for i in range(4)]
+def test_interrupted(tmp_path, program, draw, finished):
+    jobs = jobs_of(tmp_path / 'masks', draw)
     process = get_context('fork').Process(target=program, args=(jobs,))
     process.start()
     process.join()
@@ -322,7 +325,7 @@ def test_interrupted(tmp_path, program, finished):
     assert len(found) == finished
     for path in found:
         labels(path)  # whole
-    summary = write_images(noise, jobs)
+    summary = write_images(jobs_of(tmp_path / 'masks', noise))
     assert (summary.written, summary.kept) == (4 - finished, finished)
     assert sorted(path.name for path in (tmp_path / 'masks').iterdir()) == [
         f'{i}.png' for i in range(4)
@@ -330,12 +333,11 @@ def test_interrupted(tmp_path, program, finished):
 
 
 def test_a_killed_worker(tmp_path):
-    jobs = [Job(tmp_path / f'{i}.png', i) for i in range(4)]
     with pytest.raises(RuntimeError, match='worker was killed.* a smaller --nproc'):
-        write_images(draw_or_die, jobs, nproc=2)
+        write_images(jobs_of(tmp_path, draw_or_die), nproc=2)
     for path in tmp_path.glob('[!.]*'):
         labels(path)  # whole
-    summary = write_images(noise, jobs, nproc=2)
+    summary = write_images(jobs_of(tmp_path, noise), nproc=2)
     assert summary.written + summary.kept == 4 and summary.written > 0
     assert sorted(path.name for path in tmp_path.glob('[!.]*')) == [
         f'{i}.png' for i in range(4)
@@ -350,11 +352,11 @@ def draw_with_a_package(color: int) -> np.ndarray:
 def test_a_package_is_lacking(tmp_path, nproc):
     """Which is not the sources' fault."""
     with pytest.raises(ImportError, match='a_package_that_nobody_has'):
-        write_images(draw_with_a_package, [Job(tmp_path / 'mask.png', 0)], nproc=nproc)
+        write_images([Job(tmp_path / 'mask.png', draw_with_a_package, 0)], nproc=nproc)
 
 
 def test_empty_files_are_written_again(tmp_path):
     (tmp_path / '0.png').touch()
-    summary = write_images(noise, [Job(tmp_path / '0.png', 0)])
+    summary = write_images([Job(tmp_path / '0.png', noise, 0)])
     assert (summary.written, summary.kept) == (1, 0)
     labels(tmp_path / '0.png')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import mmcv
 import numpy as np
@@ -12,16 +11,13 @@ from PIL import Image
 
 from pacl_mmseg.datasets.large_vocabulary import ADE20K_847_IDS, IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
-from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.datasets.preparation.writing import Job
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 _SHORT_SIDE = 512
-_ANNOTATION_SUFFIX = '_seg.png'
 
 
-def convert_ade847(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def ade847_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """Images and 16-bit masks as MaskFormer prepares them.
 
     Both are scaled to a short side of at most 512; the masks hold 0 to 846, and 65535
@@ -34,7 +30,6 @@ def convert_ade847(
         layout: Where the benchmark lies.
         source: Folder of the validation images and annotations, with any folders
             inside; default: ``images/ADE/validation`` in the root.
-        **options: For :func:`write_images`.
 
     Raises:
         FileNotFoundError: There are no such images.
@@ -46,22 +41,27 @@ def convert_ade847(
             f'There are no images ADE_val_*.jpg in {folder}: unpack ADE20K_2021_17_01 '
             f'so that this folder is there, or name it by --source.'
         )
-    jobs = [Job(layout.images / image.name, image) for image in images]
+    jobs = [Job(layout.images / image.name, _image, image) for image in images]
     for image in images:
-        annotation = image.with_name(image.stem + _ANNOTATION_SUFFIX)
-        jobs.append(Job(layout.masks / f'{image.stem}.tif', annotation))
-    return write_images(_scaled, jobs, **options)
+        annotation = image.with_name(f'{image.stem}_seg.png')
+        jobs.append(Job(layout.masks / f'{image.stem}.tif', _mask, annotation))
+    return jobs
 
 
-def _scaled(path: Path) -> np.ndarray:
-    """An image, or the labels of an annotation: ``(H, W)`` or ``(H, W, 3)``."""
-    picture = np.array(Image.open(path, formats=IMAGE_FORMATS))
-    interpolation = 'bilinear'
-    if path.name.endswith(_ANNOTATION_SUFFIX):
-        # Red and green number the object's class, blue its instance.
-        red, green, _ = np.moveaxis(picture.astype(np.int64), -1, 0)
-        picture = _labels()[red // 10 * 256 + green]
-        interpolation = 'nearest'
+def _image(path: Path) -> np.ndarray:
+    """``(H, W, 3)``, or ``(H, W)`` if it is grey."""
+    return _scaled(np.array(Image.open(path, formats=IMAGE_FORMATS)), 'bilinear')
+
+
+def _mask(path: Path) -> np.ndarray:
+    """Labels 0 to 846, and 65535: ``(H, W)``, uint16."""
+    # Red and green number the object's class, blue its instance.
+    picture = np.array(Image.open(path, formats=IMAGE_FORMATS), dtype=np.int64)
+    red, green, _ = np.moveaxis(picture, -1, 0)
+    return _scaled(_labels()[red // 10 * 256 + green], 'nearest')
+
+
+def _scaled(picture: np.ndarray, interpolation: str) -> np.ndarray:
     height, width = picture.shape[:2]
     if (short := min(height, width)) > _SHORT_SIDE:
         size = round(width / short * _SHORT_SIDE), round(height / short * _SHORT_SIDE)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.sources import require
-from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.datasets.preparation.writing import Job
 
 _PROGRAM = 'cityscapesscripts.preparation.json2labelImg'
 
 
-def convert_cityscapes(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def cityscapes_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """``_labelTrainIds`` masks of Cityscapes from its polygons.
 
     As MMSeg's program makes them, which insists on all three splits.
@@ -25,7 +22,6 @@ def convert_cityscapes(
         layout: Where the benchmark lies.
         source: Folder of the polygons by city; default: the folder of the masks, where
             the download has them.
-        **options: For :func:`write_images`.
 
     Raises:
         FileNotFoundError: There are no polygons.
@@ -42,9 +38,9 @@ def convert_cityscapes(
     jobs = []
     for path in polygons:
         name = path.name.replace('_polygons.json', '_labelTrainIds.png')
-        jobs.append(Job(layout.masks / path.parent.name / name, path))
+        jobs.append(Job(layout.masks / path.parent.name / name, _labels, path))
     require(_PROGRAM)
-    return write_images(_labels, jobs, **options)
+    return jobs
 
 
 def _labels(polygons: Path) -> np.ndarray:

@@ -6,23 +6,20 @@ import runpy
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import mmseg
 import numpy as np
 from PIL import Image
 
 from pacl_mmseg.datasets.preparation.layout import Layout
-from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.datasets.preparation.writing import Job
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 _NUM_THINGS = 80  # the first of COCO-Stuff's labels
 _NO_LABEL = -1
 
 
-def convert_coco_stuff(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def coco_stuff_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """``_labelTrainIds`` masks of COCO-Stuff from its pixel maps.
 
     By the table of MMSeg's converter, which insists on the train split.
@@ -31,18 +28,15 @@ def convert_coco_stuff(
         layout: Where the benchmark lies.
         source: Folder of ``stuffthingmaps_trainval2017``'s ``val2017`` pixel maps;
             default: the folder of the masks, where MMSeg wants them unpacked.
-        **options: For :func:`write_images`.
 
     Raises:
         FileNotFoundError: There are no pixel maps.
         ValueError: They are not of the images that are there.
     """
-    return _convert(_stuff_labels, '_labelTrainIds', layout, source, options)
+    return _jobs(_stuff_labels, '_labelTrainIds', layout, source)
 
 
-def convert_coco_object(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def coco_object_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """``_instanceTrainIds`` masks of COCO-Object: background and 80 things.
 
     The masks that GroupViT, TCL and SCLIP evaluate on: things keep their order, and
@@ -50,23 +44,18 @@ def convert_coco_object(
 
     Args:
         layout: Where the benchmark lies.
-        source: As for :func:`convert_coco_stuff`.
-        **options: For :func:`write_images`.
+        source: As for :func:`coco_stuff_jobs`.
 
     Raises:
         FileNotFoundError: There are no pixel maps.
         ValueError: They are not of the images that are there.
     """
-    return _convert(_object_labels, '_instanceTrainIds', layout, source, options)
+    return _jobs(_object_labels, '_instanceTrainIds', layout, source)
 
 
-def _convert(
-    draw: Callable[[Path], np.ndarray],
-    suffix: str,
-    layout: Layout,
-    source: Path | None,
-    options: dict[str, Any],
-) -> Summary:
+def _jobs(
+    draw: Callable[[Path], np.ndarray], suffix: str, layout: Layout, source: Path | None
+) -> list[Job]:
     folder = source or layout.masks
     maps = sorted(
         path for path in folder.glob('*.png') if not path.stem.endswith('TrainIds')
@@ -78,7 +67,7 @@ def _convert(
             '--source.'
         )
     jobs = [
-        Job(layout.masks / f'{path.stem}{suffix}.png', path)
+        Job(layout.masks / f'{path.stem}{suffix}.png', draw, path)
         for path in maps
         if (layout.images / f'{path.stem}.jpg').is_file()
     ]
@@ -87,7 +76,7 @@ def _convert(
             f'None of the {len(maps)} annotated images is in {layout.images}: the '
             'annotations are of another split, or val2017.zip is not unpacked.'
         )
-    return write_images(draw, jobs, **options)
+    return jobs
 
 
 @lru_cache

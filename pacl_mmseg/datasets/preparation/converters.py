@@ -6,26 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pacl_mmseg.datasets.preparation.ade20k_full import convert_ade847
-from pacl_mmseg.datasets.preparation.cityscapes import convert_cityscapes
-from pacl_mmseg.datasets.preparation.coco import convert_coco_object, convert_coco_stuff
+from pacl_mmseg.datasets.preparation.ade20k_full import ade847_jobs
+from pacl_mmseg.datasets.preparation.cityscapes import cityscapes_jobs
+from pacl_mmseg.datasets.preparation.coco import coco_object_jobs, coco_stuff_jobs
 from pacl_mmseg.datasets.preparation.layout import Layout, dataset_config
-from pacl_mmseg.datasets.preparation.pascal_context import (
-    convert_context,
-    convert_context459,
-)
-from pacl_mmseg.datasets.preparation.writing import Summary
+from pacl_mmseg.datasets.preparation.pascal_context import context459_jobs, context_jobs
+from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
 
-CONVERTERS: dict[str, Callable[..., Summary]] = dict(
-    context59=convert_context,
-    context60=convert_context,
-    coco_object=convert_coco_object,
-    coco_stuff171=convert_coco_stuff,
-    cityscapes=convert_cityscapes,
-    ade847=convert_ade847,
-    pc459=convert_context459,
+CONVERTERS: dict[str, Callable[[Layout, Path | None], list[Job]]] = dict(
+    context59=context_jobs,
+    context60=context_jobs,
+    coco_object=coco_object_jobs,
+    coco_stuff171=coco_stuff_jobs,
+    cityscapes=cityscapes_jobs,
+    ade847=ade847_jobs,
+    pc459=context459_jobs,
 )
-"""Benchmarks whose official download is not what their config loads."""
+"""What to draw of which files, of benchmarks whose official download is not what their
+config loads."""
 
 
 def prepare_benchmark(
@@ -49,4 +47,5 @@ def prepare_benchmark(
     layout = Layout.of(dataset_config(benchmark))
     if benchmark not in CONVERTERS:
         raise ValueError(f'{benchmark} is loaded as downloaded: nothing to convert.')
-    return CONVERTERS[benchmark](layout, source and Path(source), **options)
+    jobs = CONVERTERS[benchmark](layout, source and Path(source))
+    return write_images(jobs, **options)

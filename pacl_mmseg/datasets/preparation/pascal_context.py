@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
@@ -14,7 +13,7 @@ from scipy.io import loadmat
 from pacl_mmseg.datasets.large_vocabulary import IGNORE_INDEX
 from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.sources import require
-from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
+from pacl_mmseg.datasets.preparation.writing import Job
 from pacl_mmseg.utils import whole_file
 
 # fmt: off
@@ -33,9 +32,7 @@ _ANNOTATION = 'trainval_merged.json'
 _SEGMENT = ('image_id', 'category_id', 'segmentation')
 
 
-def convert_context(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def context_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """Masks of Pascal Context, 0 to 59, from the annotation of PASCAL in Detail.
 
     Also writes the list of the validation images. The masks are those of MMSeg's
@@ -46,7 +43,6 @@ def convert_context(
     Args:
         layout: Where the benchmark lies.
         source: ``trainval_merged.json``; default: in the root.
-        **options: For :func:`write_images`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -56,25 +52,24 @@ def convert_context(
     require('pycocotools')
     images = _read_annotation(source or layout.root / _ANNOTATION)
     _write_split(images, layout.split)
-    jobs = [Job(layout.masks / f'{name}.png', of) for name, of in images.items()]
-    return write_images(_context_labels, jobs, **options)
+    return [
+        Job(layout.masks / f'{name}.png', _context_labels, content)
+        for name, content in images.items()
+    ]
 
 
-def convert_context459(
-    layout: Layout, source: Path | None = None, **options: Any
-) -> Summary:
+def context459_jobs(layout: Layout, source: Path | None) -> list[Job]:
     """16-bit masks of all 459 classes, 0 to 458, from the official label maps.
 
     Label maps count from 1; their 0, not annotated, becomes the ignored label. The
     validation images are those of the 59 classes, so this needs
-    ``trainval_merged.json`` in the root, or the list that :func:`convert_context` makes
+    ``trainval_merged.json`` in the root, or the list that :func:`context_jobs` makes
     of it.
 
     Args:
         layout: Where the benchmark lies.
         source: Folder of label maps, ``trainval`` of the official ``trainval.tar.gz``;
             default: in the root.
-        **options: For :func:`write_images`.
 
     Raises:
         FileNotFoundError: There are no label maps, or nothing says which images are
@@ -91,8 +86,10 @@ def convert_context459(
     if annotation.is_file() or not layout.split.exists():  # a wrong list is mended
         _write_split(_read_annotation(annotation), layout.split)
     names = layout.split.read_text().split()
-    jobs = [Job(layout.masks / f'{x}.tif', folder / f'{x}.mat') for x in names]
-    return write_images(_context459_labels, jobs, **options)
+    return [
+        Job(layout.masks / f'{name}.tif', _context459_labels, folder / f'{name}.mat')
+        for name in names
+    ]
 
 
 def _read_annotation(path: Path) -> dict[str, tuple[dict, list[dict]]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +18,17 @@ from pacl_mmseg.utils import whole_file
 
 
 class Job(NamedTuple):
-    """One file to write: where, and what it is drawn from."""
+    """An image to write: where, what draws it, and of what.
+
+    Args:
+        target: The file.
+        draw: Makes an image, ``(H, W)`` or ``(H, W, 3)``, of the source. It may run in
+            another process, so both must pickle.
+        source: Its argument.
+    """
 
     target: Path
+    draw: Callable[[Any], np.ndarray]
     source: Any
 
 
@@ -48,10 +55,7 @@ class Summary:
 
 
 def write_images(
-    draw: Callable[[Any], np.ndarray],
-    jobs: Sequence[Job],
-    nproc: int = 1,
-    overwrite: bool = False,
+    jobs: Sequence[Job], nproc: int = 1, overwrite: bool = False
 ) -> Summary:
     """Draw and save images one by one, with a progress bar.
 
@@ -60,26 +64,23 @@ def write_images(
     stop the others.
 
     Args:
-        draw: Makes an image, ``(H, W)`` or ``(H, W, 3)``, of a job's source. With
-            ``nproc`` it runs in other processes, so both must pickle.
         jobs: What to write.
         nproc: Number of processes.
         overwrite: Also write what is there already.
 
     Raises:
-        ImportError: ``draw`` needs a package that is not installed.
+        ImportError: Drawing needs a package that is not installed.
         RuntimeError: One of the processes was killed.
     """
     pending = [job for job in jobs if overwrite or not has_content(job.target)]
     for folder in {job.target.parent for job in pending}:
         folder.mkdir(parents=True, exist_ok=True)
-    write = partial(_write, draw)
     if not pending:
         reasons = []
     elif nproc > 1:
-        reasons = _in_processes(write, pending, nproc)
+        reasons = _in_processes(pending, nproc)
     else:
-        reasons = track_progress(write, pending)
+        reasons = track_progress(_write, pending)
     broken = tuple(reason for reason in reasons if reason)
     return Summary(
         written=len(pending) - len(broken),
@@ -88,13 +89,10 @@ def write_images(
     )
 
 
-def _in_processes(
-    write: Callable[[Job], str | None], jobs: Sequence[Job], nproc: int
-) -> list[str | None]:
-    """Do the jobs in that many processes, with a progress bar."""
+def _in_processes(jobs: Sequence[Job], nproc: int) -> list[str | None]:
     try:
         with ProcessPoolExecutor(nproc) as pool:
-            return list(track_iter_progress((pool.map(write, jobs), len(jobs))))
+            return list(track_iter_progress((pool.map(_write, jobs), len(jobs))))
     except BrokenProcessPool as error:
         raise RuntimeError(
             'A worker was killed, probably because memory ran out: what was written is '
@@ -102,10 +100,10 @@ def _in_processes(
         ) from error
 
 
-def _write(draw: Callable[[Any], np.ndarray], job: Job) -> str | None:
+def _write(job: Job) -> str | None:
     """Do a job; returns the reason if its source is broken."""
     try:
-        image = Image.fromarray(draw(job.source))
+        image = Image.fromarray(job.draw(job.source))
     except ImportError:  # not the source's fault, and the same for all
         raise
     except (Exception, SystemExit) as error:  # readers raise, or exit, as they please
