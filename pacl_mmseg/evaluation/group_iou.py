@@ -8,7 +8,7 @@ import numpy as np
 from mmseg.evaluation import IoUMetric
 
 from pacl_mmseg.registry import METRICS
-from pacl_mmseg.utils.names import did_you_mean
+from pacl_mmseg.utils import check_name
 
 
 @METRICS.register_module()
@@ -34,12 +34,8 @@ class GroupIoUMetric(IoUMetric):
         # MMEngine sets it when it builds the loop: an error here costs no evaluation.
         for group, names in self.groups.items():
             for name in names:
-                if name not in dataset_meta['classes']:
-                    raise ValueError(
-                        f'Group {group!r} of GroupIoUMetric names {name!r}, which is '
-                        'no class of the dataset.'
-                        + did_you_mean(name, dataset_meta['classes'])
-                    )
+                known = dataset_meta['classes']
+                check_name(f'class for group {group!r} of GroupIoUMetric:', name, known)
         self._dataset_meta = dataset_meta
 
     def compute_metrics(self, results: list) -> dict[str, float]:
