@@ -14,13 +14,7 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from pacl_mmseg.datasets.preparation.converters import CONVERTERS
-from pacl_mmseg.datasets.preparation.layout import (
-    Layout,
-    dataset_config,
-    has_content,
-    open_dataset,
-)
-from pacl_mmseg.datasets.preparation.official import OFFICIAL, Official
+from pacl_mmseg.datasets.preparation.layout import Layout, has_content, open_dataset
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
 
@@ -70,22 +64,20 @@ def check_benchmark(
     Raises:
         ValueError: There is no such benchmark, or no such subset of it.
     """
-    config = dataset_config(benchmark)
-    official, layout = OFFICIAL[benchmark], Layout.of(config)
-    whole = official.images if expected is None else expected
+    layout = Layout(benchmark)
+    whole = layout.official.images if expected is None else expected
     expected = whole if subset is None else subset
     if not 0 < expected <= whole:
         raise ValueError(f'{benchmark} has 1 to {whole} images, not {subset}.')
-    unpacked = bool(official.unpacked) and any(layout.root.glob(official.unpacked))
     try:
-        _check_places(layout, official, unpacked)
-        dataset = open_dataset(config)
+        _check_places(layout)
+        dataset = open_dataset(layout.dataset)
         listed = _list_records(dataset)
         records = listed[:subset]
-        _check_files(records, layout, official, unpacked, expected)
-        _check_content(dataset, records, official, sample)
+        _check_files(records, layout, expected)
+        _check_content(dataset, records, layout, sample)
     except _Fault as fault:
-        remedy = _remedy(fault.remedy, benchmark, layout, unpacked)
+        remedy = _remedy(fault.remedy, layout)
         return Verdict(benchmark, fault.state, fault.finding, remedy)
     read = 'all' if sample is None else min(sample, expected)
     first = f'the first {expected} of {len(listed)}' if subset else expected
@@ -99,28 +91,28 @@ class _Fault(Exception):
         self.state, self.finding, self.remedy = state, finding, remedy
 
 
-def _remedy(kind: str, benchmark: str, layout: Layout, unpacked: bool) -> str:
+def _remedy(kind: str, layout: Layout) -> str:
     if kind == 'remove':
         return f'remove from {layout.images} what is not of the official split'
     steps = []
-    if kind == 'download' or not unpacked:
-        download = OFFICIAL[benchmark].download.format(root=layout.root)
+    if kind == 'download' or not layout.unpacked:
+        download = layout.official.download.format(root=layout.root)
         steps.append(f'{download} (see docs/datasets.md)')
-    if benchmark in CONVERTERS:
-        prepare = f'python tools/prepare_data.py {benchmark}'
+    if layout.benchmark in CONVERTERS:
+        prepare = f'python tools/prepare_data.py {layout.benchmark}'
         if root := os.environ.get('PACL_DATA_ROOT'):  # as it may not be set next time
             prepare += f' --data-root {shlex.quote(root)}'
         steps.append(f'{prepare} --overwrite' if kind == 'overwrite' else prepare)
     return ', then '.join(steps)
 
 
-def _check_places(layout: Layout, official: Official, unpacked: bool) -> None:
+def _check_places(layout: Layout) -> None:
     for path, converted in (
-        (layout.images, official.converts_images),
+        (layout.images, layout.official.converts_images),
         (layout.split, True),
     ):
         if path is not None and not path.exists():
-            state = 'unconverted' if unpacked and converted else 'missing'
+            state = 'unconverted' if layout.unpacked and converted else 'missing'
             remedy = 'convert' if converted else 'download'
             raise _Fault(state, f'there is no {path}', remedy)
 
@@ -133,25 +125,19 @@ def _list_records(dataset: BaseSegDataset) -> list[dict]:
         raise _Fault('wrong', finding, 'download') from error
 
 
-def _check_files(
-    records: list[dict],
-    layout: Layout,
-    official: Official,
-    unpacked: bool,
-    expected: int,
-) -> None:
+def _check_files(records: list[dict], layout: Layout, expected: int) -> None:
     """All are there and have content, and there are no others."""
     if len(records) > expected:
         finding = f'{len(records)} images, but the official split has {expected}'
         raise _Fault('wrong', finding, 'download' if layout.split else 'remove')
     for what, key, converted in (
-        ('images', 'img_path', official.converts_images),
+        ('images', 'img_path', layout.official.converts_images),
         ('masks', 'seg_map_path', True),
     ):
         lacking = [record[key] for record in records if not has_content(record[key])]
         if (there := len(records) - len(lacking)) < expected:
             first = f'; the first that lacks is {lacking[0]}' if lacking else ''
-            state = 'unconverted' if unpacked and converted else 'missing'
+            state = 'unconverted' if layout.unpacked and converted else 'missing'
             raise _Fault(
                 'incomplete' if there else state,
                 f'{there} of {expected} {what}{first}',
@@ -160,10 +146,7 @@ def _check_files(
 
 
 def _check_content(
-    dataset: BaseSegDataset,
-    records: list[dict],
-    official: Official,
-    sample: int | None,
+    dataset: BaseSegDataset, records: list[dict], layout: Layout, sample: int | None
 ) -> None:
     """Read images and masks as evaluation does, only more strictly."""
     images, masks, labels = [], [], {}
@@ -182,9 +165,10 @@ def _check_content(
         else:
             with Image.open(record['seg_map_path'], formats=IMAGE_FORMATS) as mask:
                 labels[record['seg_map_path']] = set(np.unique(mask).tolist())
-    masks += _zeros_lost(dataset, labels, official.ignored)
+    masks += _zeros_lost(dataset, labels, layout.official.ignored)
+    converted = layout.official.converts_images
     for faults, state, remedy in (
-        (images, 'incomplete', 'overwrite' if official.converts_images else 'download'),
+        (images, 'incomplete', 'overwrite' if converted else 'download'),
         (masks, 'wrong', 'overwrite'),
     ):
         if faults:

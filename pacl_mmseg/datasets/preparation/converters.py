@@ -9,7 +9,7 @@ from typing import Any
 from pacl_mmseg.datasets.preparation.ade20k_full import ade847_jobs
 from pacl_mmseg.datasets.preparation.cityscapes import cityscapes_jobs
 from pacl_mmseg.datasets.preparation.coco import coco_object_jobs, coco_stuff_jobs
-from pacl_mmseg.datasets.preparation.layout import Layout, dataset_config
+from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.pascal_context import context459_jobs, context_jobs
 from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
 
@@ -44,7 +44,7 @@ def prepare_benchmark(
     Raises:
         ValueError: There is no such benchmark, or nothing to convert.
     """
-    layout = Layout.of(dataset_config(benchmark))
+    layout = Layout(benchmark)
     if benchmark not in CONVERTERS:
         raise ValueError(f'{benchmark} is loaded as downloaded: nothing to convert.')
     jobs = CONVERTERS[benchmark](layout, source and Path(source))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -16,46 +15,39 @@ from pacl_mmseg.registry import DATASETS
 from pacl_mmseg.utils.names import check_name
 
 
-@dataclass(frozen=True)
 class Layout:
-    """The places of one benchmark, as its config states them.
-
-    Args:
-        root: What is unpacked lies in here.
-        images: Folder of the images.
-        masks: Folder of the masks.
-        split: File that lists the images by name; none if all in the folder count.
-    """
-
-    root: Path
-    images: Path
-    masks: Path
-    split: Path | None
-
-    @classmethod
-    def of(cls, dataset: ConfigDict) -> Layout:
-        """Read it from the config of a dataset."""
-        root = Path(dataset.data_root)
-        return cls(
-            root=root,
-            images=root / dataset.data_prefix.img_path,
-            masks=root / dataset.data_prefix.seg_map_path,
-            split=root / dataset.ann_file if dataset.get('ann_file') else None,
-        )
-
-
-def dataset_config(benchmark: str) -> ConfigDict:
-    """The dataset that testing on a benchmark loads.
+    """The files of one benchmark, as its config and :data:`OFFICIAL` state them.
 
     Args:
         benchmark: One of :data:`OFFICIAL`.
 
+    Attributes:
+        benchmark: The same.
+        official: The split as published.
+        dataset: Config of the dataset that testing loads.
+        root: What is unpacked lies in here.
+        images: Folder of the images.
+        masks: Folder of the masks.
+        split: File that lists the images by name; none if all in the folder count.
+        unpacked: Whether what the conversion reads is there.
+
     Raises:
         ValueError: There is no such benchmark.
     """
-    check_name('benchmark', benchmark, OFFICIAL)
-    path = CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py'
-    return Config.fromfile(path).test_dataloader.dataset
+
+    def __init__(self, benchmark: str) -> None:
+        check_name('benchmark', benchmark, OFFICIAL)
+        path = CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py'
+        self.benchmark = benchmark
+        self.official = OFFICIAL[benchmark]
+        self.dataset: ConfigDict = Config.fromfile(path).test_dataloader.dataset
+        self.root = Path(self.dataset.data_root)
+        self.images = self.root / self.dataset.data_prefix.img_path
+        self.masks = self.root / self.dataset.data_prefix.seg_map_path
+        names = self.dataset.get('ann_file')
+        self.split = self.root / names if names else None
+        pattern = self.official.unpacked
+        self.unpacked = bool(pattern) and any(self.root.glob(pattern))
 
 
 def open_dataset(config: ConfigDict) -> BaseSegDataset:
