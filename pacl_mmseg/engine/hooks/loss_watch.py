@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
 from operator import attrgetter
-from statistics import fmean, pstdev
 from typing import NamedTuple
 
 import torch
@@ -24,11 +22,10 @@ _NAMED = 40  # shards or images that a message lists
 
 
 class _Finding(NamedTuple):
-    """A loss that is not finite, which is fatal, or a spike, on one process."""
+    """A loss that is not finite, on one process."""
 
     iteration: int
-    fatal: bool
-    what: str
+    loss: float
     names: list[str]
 
 
@@ -41,27 +38,16 @@ class LossWatchHook(RuntimeInfoHook):
     CPU they are always in time.
 
     A loss that is not finite stops the run, also when it is started again, before
-    anything else is written. A spike is reported and training goes on: a loss above the
-    mean of the last ``window`` losses (0.8 million samples at the paper's batch of
-    4096) by more than ``deviations`` of their standard deviations (or of a thousandth
-    of the mean if that is more, as a loss that does not move has none); normally
-    distributed noise practically never reaches 6 of them (once in 1e9). None is
-    reported in the ``quiet`` iterations after another one.
-
-    Both messages name the iteration and the shards (for map-style data, the images) of
-    its batch on the processes that found it: on all where the loss is the same on all,
-    as InfoNCE is. Each process looks at its own loss; where there are several, they
-    tell each other what they found where variables are wanted at once, and stop
-    together.
+    anything else is written. The message names the iteration and the shards (for
+    map-style data, the images) of its batch on the processes that found it: on all
+    where the loss is the same on all, as InfoNCE is. Each process looks at its own
+    loss; where there are several, they tell each other what they found where variables
+    are wanted at once, and stop together.
     """
-
-    window, deviations, quiet = 200, 6.0, 100
 
     def __init__(self) -> None:
         super().__init__()
-        self._losses: deque[float] = deque(maxlen=self.window)
         self._found: list[_Finding] = []
-        self._quiet_until = 0
         self._scalars = LateScalars()
 
     def after_train_iter(
@@ -103,26 +89,9 @@ class LossWatchHook(RuntimeInfoHook):
     def _check(
         self, runner: Runner, iteration: int, loss: float, source: tuple[list, list]
     ) -> None:
-        if not math.isfinite(loss):
-            if not any(finding.fatal for finding in self._found):
-                what = f'The loss is {loss} at iteration {iteration}'
-                names = _in_flight(runner, source)
-                self._found.append(_Finding(iteration, True, what, names))
-            return
-        losses = self._losses
-        if len(losses) == losses.maxlen and iteration >= self._quiet_until:
-            mean = fmean(losses)
-            deviation = max(pstdev(losses, mean), abs(mean) / 1000)
-            excess = (loss - mean) / deviation if deviation else 0.0
-            if excess > self.deviations:
-                self._quiet_until = iteration + self.quiet
-                what = (
-                    f'Loss spike at iteration {iteration}: {loss:.4g} after a mean of '
-                    f'{mean:.4g} ({excess:.1f} standard deviations)'
-                )
-                names = _in_flight(runner, source)
-                self._found.append(_Finding(iteration, False, what, names))
-        losses.append(loss)
+        if not math.isfinite(loss) and not self._found:
+            names = _in_flight(runner, source)
+            self._found.append(_Finding(iteration, loss, names))
 
     def _report(self, runner: Runner) -> None:
         """Tell what was found since the last report; all processes call it together."""
@@ -132,22 +101,19 @@ class LossWatchHook(RuntimeInfoHook):
             all_reduce(anything, 'max')
             of_all = all_gather_object(found) if anything else []
             found = [finding for of_one in of_all for finding in of_one]
-        by_iteration: dict[int, list[_Finding]] = defaultdict(list)
-        for finding in found:
-            by_iteration[finding.iteration].append(finding)
-        for _, findings in sorted(by_iteration.items()):
-            names = [name for finding in findings for name in finding.names]
-            names = some(list(dict.fromkeys(names))) or 'data without names'
-            worst = max(findings, key=attrgetter('fatal'))
-            if worst.fatal:
-                stop_for_good(
-                    runner.work_dir,
-                    f'{worst.what}: training stops and writes nothing more; the last '
-                    f'good checkpoint is {last_good(runner)}. Lower the learning rate, '
-                    'or use bfloat16 in place of float16, and continue with --resume. '
-                    f'In flight: {names}.',
-                )
-            runner.logger.warning(f'{worst.what}. In flight: {names}.')
+        if not found:
+            return
+        first = min(found, key=attrgetter('iteration'))
+        found = [finding for finding in found if finding.iteration == first.iteration]
+        names = dict.fromkeys(name for finding in found for name in finding.names)
+        stop_for_good(
+            runner.work_dir,
+            f'The loss is {first.loss} at iteration {first.iteration}: training stops '
+            f'and writes nothing more; the last good checkpoint is {last_good(runner)}.'
+            ' Lower the learning rate, or use bfloat16 in place of float16, and '
+            'continue with --resume. In flight: '
+            f'{some(list(names)) or "data without names"}.',
+        )
 
 
 def due(runner: Runner, batch_idx: int, *kinds: type[Hook]) -> bool:
