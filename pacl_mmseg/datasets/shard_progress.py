@@ -31,11 +31,6 @@ def write_position(item: Item, sample: int, closed: Sequence[Item]) -> str:
     return ':'.join((first, str(sample), *others))
 
 
-def read_shard_of(position: str) -> Item:
-    """Return the shard of a sample from its ``shard_position``."""
-    return _read_item(position.partition(':')[0])
-
-
 def _read_item(text: str) -> Item:
     source, epoch, shard = map(int, text.split())
     return source, epoch, shard

@@ -31,7 +31,6 @@ from pacl_mmseg.datasets.shard_progress import (
     format_state,
     hash_names,
     parse_state,
-    read_shard_of,
     write_position,
 )
 from pacl_mmseg.datasets.tar_stream import (
@@ -235,18 +234,6 @@ class ImageTextShards(IterableDataset):
         check_same(state, self.state, what='cannot resume: the state and the dataset')
         by_name = {name: state['sources'][name] for name in self.shards}
         self.state = {**state, 'sources': by_name}
-
-    def shard_names(self, positions: Iterable[str]) -> list[str]:
-        """Name the shards of some samples.
-
-        Args:
-            positions: Their ``shard_position``.
-
-        Returns:
-            Paths or URLs, each once, in order of appearance.
-        """
-        items = dict.fromkeys(map(read_shard_of, positions))
-        return list(dict.fromkeys(self._url(item) for item in items))
 
     def broken_shards(self, reduce: bool = False) -> list[str]:
         """List the shards found broken so far.

@@ -15,8 +15,8 @@ class EndlessBatches:
     Stands in for MMEngine's iterator, which on resuming loads and throws away what
     was trained already; here the position itself is restored.
 
-    A GPU gets the images of a batch by a stream of its own: whoever asks for the next
-    batch before the GPU has done the last step has them copied meanwhile. Texts stay
+    A GPU gets a batch's tensor of images by a stream of its own: whoever asks for the
+    next batch before the GPU has done the last step has it copied meanwhile. Texts stay
     where they are, with the encoder that sorts them by length.
 
     Args:
@@ -66,42 +66,19 @@ class EndlessBatches:
 
     def to_device(self, batch: Any) -> Any:
         """Give a batch with its images on the device; on a CPU it is the same one."""
-        if self.stream is None:
+        if self.stream is None or not isinstance(batch['inputs'], torch.Tensor):
             return batch
-        images = batch['inputs']
         with torch.cuda.stream(self.stream):
-            if isinstance(images, torch.Tensor):
-                copies = [images.to(self.device, non_blocking=True)]
-            else:
-                copies = [image.to(self.device, non_blocking=True) for image in images]
+            images = batch['inputs'].to(self.device, non_blocking=True)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
-        for copy in copies:  # not to be freed before the step has used them
-            copy.record_stream(current)
-        single = isinstance(images, torch.Tensor)
-        return {**batch, 'inputs': copies[0] if single else copies}
+        images.record_stream(current)  # not to be freed before the step has used it
+        return {**batch, 'inputs': images}
 
 
-def positions(batch: dict | None) -> list:
-    """Positions in the shards of a batch's samples; empty for other data."""
-    samples = _samples(batch)
+def field(batch: dict | None, name: str) -> list:
+    """A field of a batch's samples, of those that have it."""
+    samples = (batch or {}).get('data_samples') or []
     if isinstance(samples, dict):
-        return samples.get('shard_position', [])
-    return [
-        sample.metainfo['shard_position']
-        for sample in samples
-        if 'shard_position' in sample.metainfo
-    ]
-
-
-def provenance(batch: dict | None) -> tuple[list, list]:
-    """Where a batch's samples are from: :func:`positions`, and names of images."""
-    samples = _samples(batch)
-    if isinstance(samples, dict):
-        return positions(batch), samples.get('img_path', [])
-    paths = [sample.metainfo.get('img_path', 'unnamed') for sample in samples]
-    return positions(batch), paths
-
-
-def _samples(batch: dict | None) -> Any:
-    return (batch or {}).get('data_samples') or []
+        return samples.get(name, [])
+    return [one.metainfo[name] for one in samples if name in one.metainfo]

@@ -221,7 +221,7 @@ class ContrastivePretrainRunner(Runner):
         """
         for hook in self.hooks:
             if isinstance(hook, LossWatchHook):
-                hook.publish(self)
+                hook.read(self)
         values = {
             n: p for n, p in self.bare_model.named_parameters() if p.requires_grad
         }

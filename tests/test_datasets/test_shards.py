@@ -541,14 +541,6 @@ def test_bad_arguments(tmp_path):
         ImageTextShards(str(tmp_path / 'x/{0..1}.tar')).full_init()
 
 
-def test_shard_names(tmp_path):
-    samples = take(mixture(tmp_path, shuffle_buffer=0), 12)
-    names = mixture(tmp_path).shard_names([s['shard_position'] for s in samples])
-    assert names == list(
-        dict.fromkeys(str(Path(s['img_path']).parent) for s in samples)
-    )
-
-
 def test_counts_reach_the_main_process_from_workers(tmp_path):
     pattern = write_shards(tmp_path, 4)
     break_shard(tmp_path / '00001.tar', 'cut in an image')

@@ -18,7 +18,6 @@ from mmengine.hooks import Hook
 
 from pacl_mmseg.engine import loops
 from pacl_mmseg.engine.batches import EndlessBatches
-from pacl_mmseg.engine.late_scalars import LateScalars
 from pacl_mmseg.registry import HOOKS
 
 sys.path.append(str(ROOT / 'tests' / 'test_datasets'))
@@ -183,9 +182,14 @@ def test_weights_that_are_not_finite_are_not_written(config):
 
 
 def test_a_non_finite_loss_names_its_shards(shards):
-    shards.custom_hooks = [dict(type='BreakEmbedder', after=0)]
-    with pytest.raises(RuntimeError, match=r'In flight: .*shards/0000\d.tar'):
+    shards.custom_hooks = [dict(type='BreakEmbedder', after=1)]
+    # Losses are read at the end, of all six iterations; the first such one is named.
+    shards.default_hooks.logger.interval = 100
+    shards.default_hooks.checkpoint.interval = 100
+    found = r'nan at iteration 2: .* In flight: .*shards/0000\d\.tar(,|\.$)'
+    with pytest.raises(RuntimeError, match=found):
         run(shards)
+    assert not checkpoints(shards)
 
 
 def test_broken_shards_and_sources_are_reported(shards, tmp_path):
@@ -213,15 +217,6 @@ def test_speed_and_waiting_share(config, monkeypatch):
     assert shares.current() == pytest.approx(100 / seconds)
 
 
-def test_scalars_are_in_time_on_a_cpu():
-    late = LateScalars()
-    late.put('a', dict(loss=torch.tensor(1.5), other=2))
-    assert late.take() == [('a', dict(loss=1.5, other=2))]
-    assert late.take(flush=True) == []
-    late.put('b', {})
-    assert late.take() == [('b', {})]
-
-
 def test_batches_stay_as_they_are_on_a_cpu():
     data = [dict(inputs=torch.zeros(1), data_samples=[jpeg()])]
     batches = EndlessBatches(
@@ -232,13 +227,7 @@ def test_batches_stay_as_they_are_on_a_cpu():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_on_a_gpu_scalars_come_a_step_late_and_images_beside_it():
-    late = LateScalars()
-    late.put(1, dict(loss=torch.ones((), device='cuda')))
-    assert late.take() == []
-    late.put(2, dict(loss=2 * torch.ones((), device='cuda')))
-    assert late.take() == [(1, dict(loss=1.0))]
-    assert late.take(flush=True) == [(2, dict(loss=2.0))]
+def test_on_a_gpu_images_come_beside_the_step():
     images = torch.arange(12, dtype=torch.uint8).reshape(4, 3)
     data = [dict(inputs=images, data_samples=dict(captions=['a']))]
     loader = torch.utils.data.DataLoader(data, batch_size=None, pin_memory=True)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.token_cache import check_token_caches
-from pacl_mmseg.engine.batches import positions
+from pacl_mmseg.engine.batches import field
 from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
 from pacl_mmseg.engine.hooks.loss_watch import some
 from pacl_mmseg.engine.loops import PretrainLoop, accumulated
@@ -73,7 +73,7 @@ class PretrainHook(Hook):
         loop, hub = runner.train_loop, runner.message_hub
         if not isinstance(loop, PretrainLoop):
             return
-        loop.shard_progress.update(positions(data_batch))
+        loop.shard_progress.update(field(data_batch, 'shard_position'))
         self._waits.append(loop.data_seconds)
         seconds = hub.get_scalar('train/time').mean(self._waits.maxlen)
         if seconds > 0:
