@@ -33,10 +33,6 @@ class EndlessBatches:
         # to resume, and persistent workers would never hear of it.
         self.stop()
 
-    def start(self) -> None:
-        """Start the data workers, from where dataset and sampler are set to."""
-        self.iterator = iter(self.dataloader)
-
     def stop(self) -> None:
         """Stop the data workers; the next batch starts new ones."""
         iterator = self.iterator
@@ -54,7 +50,7 @@ class EndlessBatches:
         """
         for _ in range(2):
             if self.iterator is None:
-                self.start()
+                self.iterator = iter(self.dataloader)
             try:
                 return self.to_device(next(self.iterator))
             except StopIteration:  # a finite sampler: begin its next epoch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -132,27 +131,3 @@ def plain(value: Any) -> Any:
 def _has_plain_form(value: Any) -> bool:
     containers = (dict, OrderedDict, list, tuple)
     return type(value) in containers or isinstance(value, (*PLAIN, np.generic))
-
-
-def random_state() -> dict[str, Any]:
-    """State of Python's, NumPy's and torch's generators, in plain values."""
-    kind, keys, *rest = np.random.get_state()
-    state = dict(
-        python=random.getstate(),
-        numpy=(kind, torch.from_numpy(keys.astype(np.int64)), *rest),
-        torch=torch.get_rng_state(),
-    )
-    if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Undo :func:`random_state`; a missing CUDA state is left as it is."""
-    version, internal, gauss = state['python']
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state['numpy']
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())

@@ -5,16 +5,17 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch import nn
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
 from pacl_mmseg.engine.batches import EndlessBatches
-from pacl_mmseg.engine.checkpoint import last_good, set_random_state
+from pacl_mmseg.engine.checkpoint import last_good
 from pacl_mmseg.engine.interrupt import Interrupt
 from pacl_mmseg.registry import LOOPS
 
@@ -24,7 +25,8 @@ class PretrainLoop(IterBasedTrainLoop):
     """``IterBasedTrainLoop`` that knows its data position and can return to it.
 
     Works with ``ShuffledDraws`` + ``DrawSampler`` (map-style data, exact) and with
-    ``ImageTextShards``. It takes the arguments of ``IterBasedTrainLoop``.
+    ``ImageTextShards``. The model's random numbers depend on the run's seed and the
+    iteration alone. It takes the arguments of ``IterBasedTrainLoop``.
     """
 
     interrupted = False  # before the last iteration, by Ctrl-C or SIGTERM
@@ -37,7 +39,6 @@ class PretrainLoop(IterBasedTrainLoop):
         )
         dataset = self.dataloader.dataset
         self.shard_progress = ShardProgress(getattr(dataset, 'state', None))
-        self._resumed_random_state: dict | None = None
         # Iterations and samples of the run that is continued, whose batches may have
         # been of another size.
         self._before = (0, 0)
@@ -60,12 +61,11 @@ class PretrainLoop(IterBasedTrainLoop):
             shards=self.shard_progress.state_dict(),
         )
 
-    def load_state_dict(self, states: list[dict], random_state: dict | None) -> None:
+    def load_state_dict(self, states: list[dict]) -> None:
         """Return to a data position; call before the first batch is taken.
 
         Args:
             states: What :meth:`state_dict` gave on every rank.
-            random_state: This rank's, restored right before the first batch.
         """
         self._before = (self._iter, states[0]['samples'])
         self._set_start()
@@ -75,7 +75,6 @@ class PretrainLoop(IterBasedTrainLoop):
                 ShardProgress.merge([state['shards'] for state in states])
             )
             self.shard_progress = ShardProgress(dataset.state)
-        self._resumed_random_state = random_state
 
     def _set_start(self) -> None:
         if hasattr(self.dataloader.sampler, 'start'):
@@ -97,11 +96,6 @@ class PretrainLoop(IterBasedTrainLoop):
             )
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        if self._resumed_random_state is not None:
-            # Making the iterator draws from torch's generator, as it did in the run
-            # that is being resumed, so it comes first.
-            self.dataloader_iterator.start()
-            set_random_state(self._resumed_random_state)
         with Interrupt(self.runner.timeout) as interrupt:
             try:
                 self._train(interrupt)
@@ -129,6 +123,9 @@ class PretrainLoop(IterBasedTrainLoop):
                     return
                 raise
             self.data_seconds = perf_counter() - started
+            # A resumed run has the same random numbers, whatever it has done before.
+            words = np.random.SeedSequence((self.runner.seed, self._iter))
+            set_random_seed(int(words.generate_state(1)[0]))
             self.run_iter(batch)
             if interrupt.came() and self._between_updates:
                 self.interrupted = self._iter < self._max_iters

@@ -21,12 +21,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pacl_mmseg.engine.checkpoint import (
-    check_fit,
-    last_good,
-    load_checkpoint_file,
-    random_state,
-)
+from pacl_mmseg.engine.checkpoint import check_fit, last_good, load_checkpoint_file
 from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
 from pacl_mmseg.engine.interrupt import Interrupted
 from pacl_mmseg.engine.loops import PretrainLoop
@@ -48,7 +43,7 @@ class ContrastivePretrainRunner(Runner):
       (:func:`~pacl_mmseg.models.encoder.hand_to_transforms`);
     - checkpoints are written to a temporary name and renamed, hold tensors and plain
       values only (``torch.load(..., weights_only=True)``), and carry the data position
-      and every rank's random state beside weights, optimizer and schedule;
+      beside weights, optimizer and schedule;
     - ``--resume`` continues where the newest checkpoint of the work directory left
       off: with the same batches and random numbers from map-style data; from shards
       every sample comes once per epoch, and what is left is mixed anew. Processes that
@@ -60,7 +55,6 @@ class ContrastivePretrainRunner(Runner):
     """
 
     rank_states: list[dict] | None = None
-    random_state_before_val: dict | None = None  # set while validation runs
     _loaded: dict | None = None
     _training = False
 
@@ -190,12 +184,9 @@ class ContrastivePretrainRunner(Runner):
         """
         iterations = (meta or {}).get('iter', self.iter + 1)
         self.check_finite(iterations)
-        loop, before_val = self.train_loop, self.random_state_before_val
-        data = None
-        if isinstance(loop, PretrainLoop):
-            data = loop.state_dict(iterations)
-        state = dict(random=before_val or random_state(), data=data)
-        self.rank_states = all_gather_object(state)
+        loop = self.train_loop
+        data = loop.state_dict(iterations) if isinstance(loop, PretrainLoop) else None
+        self.rank_states = all_gather_object(dict(data=data))
         if not is_main_process():
             return
         if '://' in out_dir:  # an object store writes whole objects by itself
@@ -275,7 +266,7 @@ class ContrastivePretrainRunner(Runner):
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As ``Runner.resume``; also returns to the data position and random state.
+        """As ``Runner.resume``; also returns to the data position.
 
         Raises:
             RuntimeError: The work directory has checkpoints from later in training.
@@ -303,21 +294,15 @@ class ContrastivePretrainRunner(Runner):
         if not all(data) or not data or not isinstance(self.train_loop, PretrainLoop):
             self.logger.warning(f'{filename} has no data position: data starts anew.')
             return
-        loop, same_layout = self.train_loop, len(states) == self.world_size
+        loop = self.train_loop
         batch = data[0].get('samples_per_iter', loop.samples_per_iter)
-        if not same_layout:
-            self.logger.warning(
-                f'{filename} was written by {len(states)} processes and is resumed by '
-                f'{self.world_size}: the data goes on where it was, random states of '
-                'the model do not.'
-            )
         if batch != loop.samples_per_iter:
             self.logger.warning(
                 f'The global batch was {batch} samples and is {loop.samples_per_iter} '
                 'from here on; set train_dataloader.batch_size to '
                 f'{batch / self.world_size:g} to keep it.'
             )
-        loop.load_state_dict(data, states[self.rank]['random'] if same_layout else None)
+        loop.load_state_dict(data)
 
     def _schedule(self) -> list | None:
         """What a checkpoint brings along of it, whatever the config says."""

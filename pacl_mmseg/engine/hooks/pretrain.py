@@ -16,7 +16,7 @@ from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.token_cache import check_token_caches
 from pacl_mmseg.engine.batches import field
-from pacl_mmseg.engine.checkpoint import plain, random_state, set_random_state
+from pacl_mmseg.engine.checkpoint import plain
 from pacl_mmseg.engine.hooks.loss_watch import some
 from pacl_mmseg.engine.loops import PretrainLoop, accumulated
 from pacl_mmseg.models import ZeroShotTextHead
@@ -32,11 +32,11 @@ class PretrainHook(Hook):
     of the time for which the process waited for its next batch; on a GPU that is at
     work meanwhile such a wait need not cost anything. (MMEngine's own ``data_time``
     also has the time of checkpoints, logging and metrics in it.) Before validation and
-    test it compares the number of classes of the vocabulary with the dataset's. It
-    keeps validation from moving the random generators. Every ``report_interval``
-    iterations and at the end it reports the samples trained on, and, of this run and
-    over all processes, those of each source and those skipped; it lists shards found
-    broken in the log and in ``broken_shards.txt`` of the work directory.
+    test it compares the number of classes of the vocabulary with the dataset's. Every
+    ``report_interval`` iterations and at the end it reports the samples trained on,
+    and, of this run and over all processes, those of each source and those skipped; it
+    lists shards found broken in the log and in ``broken_shards.txt`` of the work
+    directory.
 
     Args:
         report_interval: Iterations between two reports.
@@ -88,11 +88,6 @@ class PretrainHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         _check_vocabulary(runner, runner.val_dataloader.dataset)
-        runner.random_state_before_val = random_state()
-
-    def after_val(self, runner: Runner) -> None:
-        set_random_state(runner.random_state_before_val)
-        runner.random_state_before_val = None
 
     def before_test(self, runner: Runner) -> None:
         _check_vocabulary(runner, runner.test_dataloader.dataset)
