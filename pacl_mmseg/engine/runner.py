@@ -22,10 +22,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pacl_mmseg.engine.checkpoint import check_fit, last_good, load_checkpoint_file
-from pacl_mmseg.engine.hooks import LossWatchHook, PretrainHook
+from pacl_mmseg.engine.hooks import LossWatchHook
 from pacl_mmseg.engine.interrupt import Interrupted
 from pacl_mmseg.engine.loops import PretrainLoop
-from pacl_mmseg.engine.work_dir import claimed, latest, stop_for_good
+from pacl_mmseg.engine.work_dir import claimed
 from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import RUNNERS
 from pacl_mmseg.utils import whole_file
@@ -110,14 +110,9 @@ class ContrastivePretrainRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        hooks = dict(hooks or {})
-        hooks.setdefault('runtime_info', dict(type='LossWatchHook'))
-        super().register_default_hooks(hooks)
-
-    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
-        super().register_hooks(*args, **kwargs)
-        if not any(isinstance(hook, PretrainHook) for hook in self.hooks):
-            self.register_hook(PretrainHook())
+        own = dict(runtime_info='LossWatchHook', pretrain='PretrainHook')
+        own = {name: dict(type=kind) for name, kind in own.items()}
+        super().register_default_hooks({**own, **(hooks or {})})
 
     @property
     def bare_model(self) -> nn.Module:
@@ -183,7 +178,9 @@ class ContrastivePretrainRunner(Runner):
             OSError: The disk is full, or the like, on the main process.
         """
         iterations = (meta or {}).get('iter', self.iter + 1)
-        self.check_finite(iterations)
+        for hook in self.hooks:
+            if isinstance(hook, LossWatchHook):
+                hook.read(self)
         loop = self.train_loop
         data = loop.state_dict(iterations) if isinstance(loop, PretrainLoop) else None
         self.rank_states = all_gather_object(dict(data=data))
@@ -200,33 +197,6 @@ class ContrastivePretrainRunner(Runner):
                 f'{filename} was not written to {out_dir} ({error}): make room and '
                 f'continue with --resume from {last_good(self)}.'
             ) from error
-
-    def check_finite(self, iterations: int) -> None:
-        """Stop a run that diverged; called on all ranks before anything is saved.
-
-        Args:
-            iterations: Number of the last iteration, from 1.
-
-        Raises:
-            RuntimeError: A loss or a trained parameter is not finite.
-        """
-        for hook in self.hooks:
-            if isinstance(hook, LossWatchHook):
-                hook.read(self)
-        values = {
-            n: p for n, p in self.bare_model.named_parameters() if p.requires_grad
-        }
-        finite = torch.stack([value.isfinite().all() for value in values.values()])
-        pairs = zip(values, finite.tolist(), strict=True)
-        broken = [name for name, good in pairs if not good]
-        if broken:
-            stop_for_good(
-                self.work_dir,
-                f'{broken[0]} is not finite at iteration {iterations}: training stops '
-                'and no checkpoint is written; the last good checkpoint is '
-                f'{last_good(self)}. Lower the learning rate, or use bfloat16 in place '
-                'of float16, and continue with --resume.',
-            )
 
     def load_checkpoint(
         self,
@@ -266,11 +236,7 @@ class ContrastivePretrainRunner(Runner):
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As ``Runner.resume``; also returns to the data position.
-
-        Raises:
-            RuntimeError: The work directory has checkpoints from later in training.
-        """
+        """As ``Runner.resume``; also returns to the data position."""
         wanted = self._schedule()
         super().resume(filename, *args, **kwargs)
         if wanted not in (None, self._schedule()):
@@ -279,13 +245,6 @@ class ContrastivePretrainRunner(Runner):
                 'of the config, which has others: to train by these, start from its '
                 f'weights with --cfg-options load_from={filename} in another '
                 '--work-dir.'
-            )
-        newest = latest(self.work_dir)
-        step = re.search(r'iter_(\d+)\.pth$', newest or '')
-        if step and int(step[1]) > self.iter:
-            raise RuntimeError(
-                f'{newest} is further in training than {filename}, and would be mixed '
-                'up with what comes: remove it, or give another --work-dir.'
             )
         states = (self._loaded or {}).get('ranks')
         self._loaded = None

@@ -85,11 +85,10 @@ def _decide(
             f'{work_dir} has checkpoints of an earlier run, which would be lost: go on '
             'with it by --resume, give another --work-dir, or remove them.'
         )
-    local = resume and load_from and newest and '://' not in load_from + newest
-    if local and Path(load_from).resolve().parent != Path(newest).resolve().parent:
+    if load_from and newest and Path(load_from).resolve() != Path(newest).resolve():
         raise RuntimeError(
-            f'{work_dir} has checkpoints of another run than that of {load_from}, and '
-            'they would be mixed up: give another --work-dir, or remove them.'
+            f'{newest} is another checkpoint than {load_from}, and would be mixed up '
+            'with what comes: give another --work-dir, or remove it.'
         )
     job.write_text(_job())
     stopped.unlink(missing_ok=True)
@@ -129,14 +128,17 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     A run that is killed between writing a checkpoint and noting its name in
     ``last_checkpoint`` leaves a stale note, so the files themselves decide.
     """
-    names = (
-        (re.fullmatch(r'(iter|epoch)_(\d+)\.pth', file.name), file)
-        for file in Path(work_dir).glob('*.pth')
-    )
-    # Published ones and copies have other names.
-    files = {int(name[2]): file for name, file in names if name}
-    if files:
-        return str(files[max(files)])
+    if files := regular_checkpoints(work_dir):
+        return str(files[-1])
     note = Path(work_dir, 'last_checkpoint')  # where the hook's out_dir is elsewhere
     path = note.read_text().strip() if note.exists() else ''
-    return path if '://' in path or Path(path).is_file() else None
+    return path if Path(path).is_file() else None
+
+
+def regular_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """Those that training has written, in its order; not the best ones, nor copies."""
+    names = (
+        (re.fullmatch(r'(iter|epoch)_(\d+)\.pth', file.name), file)
+        for file in Path(folder).glob('*.pth')
+    )
+    return [file for _, file in sorted((int(n[2]), file) for n, file in names if n)]

@@ -91,8 +91,8 @@ def test_what_killed_runs_have_left_is_swept(best):
     work_dir = Path(best.work_dir)
     (kept,) = best_of(best)
     (last,) = work_dir.glob('iter_*.pth')
-    left = ['best_mIoU_iter_1.pth', 'iter_1.pth', '.77.iter_2.pth', '.iter_1.pth.9.tmp']
-    own = ['mine.pth', '.mine.pth', 'iter_1_copy.pth']
+    left = ['best_mIoU_iter_1.pth', 'iter_1.pth', '.77.iter_2.pth']
+    own = ['mine.pth', '.mine.pth', 'iter_1_copy.pth', 'best_mIoU_iter_1-0f3a.pth']
     for name in left + own:
         shutil.copy(last, work_dir / name)
     best.resume = True

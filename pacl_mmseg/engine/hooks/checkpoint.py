@@ -11,6 +11,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from pacl_mmseg.engine.loops import accumulated
+from pacl_mmseg.engine.work_dir import regular_checkpoints
 from pacl_mmseg.registry import HOOKS
 
 
@@ -28,7 +30,10 @@ class PretrainCheckpointHook(CheckpointHook):
             of most numbers of accumulated gradients), and 1000 where a tower is.
         max_keep_ckpts: Regular checkpoints that are kept, the newest; -1 keeps all.
         by_epoch: False, as training is counted in iterations.
-        **kwargs: Those of ``CheckpointHook``.
+        **kwargs: Those of ``CheckpointHook``, but for ``filename_tmpl``.
+
+    Raises:
+        ValueError: Files would have other names, or lie in no folder.
     """
 
     def __init__(
@@ -38,30 +43,35 @@ class PretrainCheckpointHook(CheckpointHook):
         by_epoch: bool = False,
         **kwargs: Any,
     ) -> None:
-        if by_epoch:
-            raise ValueError('PretrainCheckpointHook counts iterations: by_epoch=False')
+        if by_epoch or 'filename_tmpl' in kwargs:
+            raise ValueError(
+                'PretrainCheckpointHook writes iter_N.pth: leave out by_epoch and '
+                'filename_tmpl.'
+            )
         super().__init__(interval, by_epoch=False, **kwargs)  # which keeps all
         self.keep = max_keep_ckpts
 
     def before_run(self, runner: Runner) -> None:
         if self.interval is None:
-            trained = (n for n, p in runner.model.named_parameters() if p.requires_grad)
-            towers = r'(module\.)?(backbone|decode_head\.text_encoder)\.'
-            self.interval = 1000 if any(re.match(towers, n) for n in trained) else 240
+            names = [
+                n for n, p in runner.bare_model.named_parameters() if p.requires_grad
+            ]
+            towers = 'backbone.', 'decode_head.text_encoder.'
+            self.interval = 1000 if any(n.startswith(towers) for n in names) else 240
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        if is_main_process() and '://' not in self.out_dir:
-            for file in Path(self.out_dir).glob('.*.pth*'):
-                # Also as an earlier version named its temporary files.
-                if re.fullmatch(r'\.\d+\..+\.pth|\..+\.pth\.\d+\.tmp', file.name):
-                    file.unlink()
+        self._check_accumulation(runner)
+        if is_main_process():
+            for part in Path(self.out_dir).glob('.[0-9]*.pth'):  # of a killed run
+                part.unlink()
         if runner.iter:
             self._sweep(runner)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        before = self.last_ckpt
         super().after_train_iter(runner, *args, **kwargs)
-        if self.last_ckpt == self._path(runner.iter + 1):
+        if self.last_ckpt != before:
             self._sweep(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
@@ -73,41 +83,48 @@ class PretrainCheckpointHook(CheckpointHook):
         self._sweep(runner)
 
     def after_train(self, runner: Runner) -> None:
-        path = self._path(runner.iter)
-        if 0 < runner.iter < runner.max_iters and self.last_ckpt != path:
+        name = self.filename_tmpl.format(runner.iter)
+        new = Path(self.last_ckpt or '').name != name
+        if 0 < runner.iter < runner.max_iters and new:
             meta = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, runner.iter, meta)
             self._sweep(runner)
-        self.best_ckpt_path_dict = dict(enumerate(self._best(runner)))  # to publish
+        self.best_ckpt_path_dict = dict(enumerate(_best(runner)))  # to publish
         super().after_train(runner)
 
-    def _path(self, step: int) -> str:
-        name = self.filename_tmpl.format(step)
-        return self.file_backend.join_path(self.out_dir, name)
-
-    @staticmethod
-    def _best(runner: Runner) -> list[str]:
-        info = runner.message_hub.runtime_info
-        return [path for key, path in info.items() if key.startswith('best_ckpt')]
+    def _check_accumulation(self, runner: Runner) -> None:
+        """Complain if a checkpoint would be written between accumulated gradients."""
+        accumulate = accumulated(runner.optim_wrapper)
+        intervals = {'default_hooks.checkpoint.interval': self.interval}
+        if self.save_best and runner.val_loop is not None:
+            intervals['train_cfg.val_interval'] = runner.val_interval
+        for name, interval in intervals.items():
+            if interval > 0 and interval % accumulate:
+                raise ValueError(
+                    f'A checkpoint every {interval} iterations would fall amid an '
+                    f'accumulation of {accumulate} gradients and could not be resumed: '
+                    f'set {name} to a multiple of {accumulate}.'
+                )
 
     def _sweep(self, runner: Runner) -> None:
         """Remove all regular checkpoints but the newest, and best ones of before."""
         if not is_main_process():
             return
-        noted = self._best(runner)
-        best = {Path(path).name for path in noted}
-        # Not where the noted one is gone: a better one came after the last checkpoint.
-        sure = all(map(self.file_backend.exists, noted))
-        regular = re.escape(self.filename_tmpl).replace(r'\{\}', r'(\d+)')
-        steps, surplus = [], []
-        for name in self.file_backend.list_dir_or_file(
-            self.out_dir, list_dir=False, suffix='.pth'
-        ):
-            if found := re.fullmatch(regular, name):
-                steps.append(int(found[1]))
-            elif sure and re.fullmatch(f'best_.+_{regular}', name) and name not in best:
-                surplus.append(self.file_backend.join_path(self.out_dir, name))
-        if self.keep > 0:
-            surplus += map(self._path, sorted(steps)[: -self.keep])
+        surplus = regular_checkpoints(self.out_dir)
+        surplus = surplus[: -self.keep] if self.keep > 0 else []
+        best = {Path(path).name: Path(path) for path in _best(runner)}
+        # Where the noted one is gone, a better one came after the last checkpoint.
+        if all(path.exists() for path in best.values()):
+            surplus += [
+                path
+                for path in Path(self.out_dir).glob('best_*.pth')
+                if re.fullmatch(r'best_.+_iter_\d+\.pth', path.name)
+                and path.name not in best
+            ]
         for path in surplus:
-            self.file_backend.remove(path)
+            path.unlink()
+
+
+def _best(runner: Runner) -> list[str]:
+    info = runner.message_hub.runtime_info
+    return [path for key, path in info.items() if key.startswith('best_ckpt')]

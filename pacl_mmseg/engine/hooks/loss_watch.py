@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from operator import itemgetter
+from typing import NoReturn
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
@@ -27,10 +28,10 @@ class LossWatchHook(RuntimeInfoHook):
     To read a log variable is to wait for the GPU. They are read where they are wanted:
     for the log, before validation and checkpoints, at the end, and every 100 steps.
 
-    A loss that is not finite then stops the run, also when it is started again, before
-    anything else is written. The message names the iteration and the shards (for
-    map-style data, the images) of its batch on the processes that found it: on all
-    where the loss is the same on all, as InfoNCE is.
+    A loss or a trained parameter that is not finite then stops the run, also when it is
+    started again, before anything else is written. The message names the iteration and,
+    for a loss, the shards (for map-style data, the images) of its batch on the
+    processes that found it: on all where the loss is the same on all, as InfoNCE is.
     """
 
     def __init__(self) -> None:
@@ -67,12 +68,12 @@ class LossWatchHook(RuntimeInfoHook):
         super().after_train(runner)
 
     def read(self, runner: Runner) -> None:
-        """Put the log variables so far into the message hub, and look at the losses.
+        """Put the log variables so far into the message hub; look at them and weights.
 
         All processes call it together.
 
         Raises:
-            RuntimeError: A loss is not finite; on all processes.
+            RuntimeError: A loss or a weight is not finite; on all processes.
         """
         unread, self._unread = self._unread, []
         found = None
@@ -83,20 +84,27 @@ class LossWatchHook(RuntimeInfoHook):
                 found = index + 1, loss, names
                 break
         everywhere = [one for one in all_gather_object(found) if one]
-        if not everywhere:
-            return
-        iteration, loss, _ = min(everywhere, key=itemgetter(0))
-        names = [n for i, _, names in everywhere if i == iteration for n in names]
-        if isinstance(runner.train_dataloader.dataset, ImageTextShards):
-            names = [name.rpartition('/')[0] for name in names]
-        in_flight = some(list(dict.fromkeys(names))) or 'data without names'
-        stop_for_good(
-            runner.work_dir,
-            f'The loss is {loss} at iteration {iteration}: training stops and writes '
-            f'nothing more; the last good checkpoint is {last_good(runner)}. Lower the '
-            'learning rate, or use bfloat16 in place of float16, and continue with '
-            f'--resume. In flight: {in_flight}.',
-        )
+        if everywhere:
+            iteration, loss, _ = min(everywhere, key=itemgetter(0))
+            names = [n for i, _, names in everywhere if i == iteration for n in names]
+            if isinstance(runner.train_dataloader.dataset, ImageTextShards):
+                names = [name.rpartition('/')[0] for name in names]
+            in_flight = some(list(dict.fromkeys(names))) or 'data without names'
+            what = f'The loss is {loss} at iteration {iteration}'
+            _stop(runner, what, f' In flight: {in_flight}.')
+        for name, value in runner.bare_model.named_parameters():
+            if value.requires_grad and not value.isfinite().all():
+                iteration = runner.message_hub.get_info('iter') + 1
+                _stop(runner, f'{name} is not finite at iteration {iteration}')
+
+
+def _stop(runner: Runner, what: str, more: str = '') -> NoReturn:
+    stop_for_good(
+        runner.work_dir,
+        f'{what}: training stops and writes nothing more; the last good checkpoint is '
+        f'{last_good(runner)}. Lower the learning rate, or use bfloat16 in place of '
+        f'float16, and continue with --resume.{more}',
+    )
 
 
 def some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -18,7 +18,7 @@ from pacl_mmseg.datasets.token_cache import check_token_caches
 from pacl_mmseg.engine.batches import field
 from pacl_mmseg.engine.checkpoint import plain
 from pacl_mmseg.engine.hooks.loss_watch import some
-from pacl_mmseg.engine.loops import PretrainLoop, accumulated
+from pacl_mmseg.engine.loops import PretrainLoop
 from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.registry import HOOKS
 
@@ -27,8 +27,9 @@ from pacl_mmseg.registry import HOOKS
 class PretrainHook(Hook):
     """Counters, reports and checkpoint contents of ``ContrastivePretrainRunner``.
 
-    The runner registers it by itself. Every iteration it follows the position in the
-    shards and logs ``samples_per_s`` (all processes) and ``data_wait``, the percentage
+    The runner registers it by itself, as ``default_hooks.pretrain``. Every iteration it
+    follows the position in the shards and logs ``samples_per_s`` (all processes) and
+    ``data_wait``, the percentage
     of the time for which the process waited for its next batch; on a GPU that is at
     work meanwhile such a wait need not cost anything. (MMEngine's own ``data_time``
     also has the time of checkpoints, logging and metrics in it.) Before validation and
@@ -60,7 +61,6 @@ class PretrainHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         check_token_caches(runner.cfg, runner.bare_model)
-        _check_accumulation(runner)
         self._waits = deque(maxlen=runner.log_processor.window_size)
 
     def after_train_iter(
@@ -131,24 +131,6 @@ class PretrainHook(Hook):
             )
             path = Path(runner.work_dir) / 'broken_shards.txt'
             path.write_text(''.join(f'{name}\n' for name in broken))
-
-
-def _check_accumulation(runner: Runner) -> None:
-    """Complain if a checkpoint would be written between accumulated gradients."""
-    accumulate = accumulated(runner.optim_wrapper)
-    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    hooks = [hook for hook in hooks if not hook.by_epoch]
-    name = 'default_hooks.checkpoint.interval'
-    intervals = [(name, hook.interval) for hook in hooks if hook.interval > 0]
-    if runner.val_loop is not None and any(hook.save_best for hook in hooks):
-        intervals.append(('train_cfg.val_interval', runner.val_interval))
-    for name, interval in intervals:
-        if interval % accumulate:
-            raise ValueError(
-                f'A checkpoint every {interval} iterations would fall amid an '
-                f'accumulation of {accumulate} gradients and could not be resumed: '
-                f'set {name} to a multiple of {accumulate}.'
-            )
 
 
 def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:
