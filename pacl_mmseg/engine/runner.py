@@ -186,9 +186,6 @@ class ContrastivePretrainRunner(Runner):
         self.rank_states = all_gather_object(dict(data=data))
         if not is_main_process():
             return
-        if '://' in out_dir:  # an object store writes whole objects by itself
-            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
-            return
         try:
             with whole_file(Path(out_dir, filename)) as part:
                 super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
@@ -212,8 +209,6 @@ class ContrastivePretrainRunner(Runner):
                 lacks parameters that this model trains (unless only training starts
                 from it, where that is a warning).
         """
-        if '://' in filename:
-            return super().load_checkpoint(filename, map_location, strict, revise_keys)
         checkpoint = load_checkpoint_file(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.bare_model

@@ -36,3 +36,13 @@ def test_the_default_interval_of_checkpoints(config, trained, interval):
     (hook,) = [h for h in runner.hooks if type(h).__name__ == 'PretrainCheckpointHook']
     hook.before_run(runner)
     assert hook.interval == interval
+
+
+@pytest.mark.parametrize(
+    'option',
+    [dict(by_epoch=True), dict(filename_tmpl='{}.pth'), dict(out_dir='s3://a')],
+)
+def test_checkpoints_that_training_would_not_find_are_refused(config, option):
+    config.default_hooks.checkpoint.update(option)
+    with pytest.raises(ValueError, match=r'writes iter_N\.pth into a folder'):
+        RUNNERS.build(config)

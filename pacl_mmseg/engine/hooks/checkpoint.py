@@ -43,10 +43,10 @@ class PretrainCheckpointHook(CheckpointHook):
         by_epoch: bool = False,
         **kwargs: Any,
     ) -> None:
-        if by_epoch or 'filename_tmpl' in kwargs:
+        if by_epoch or 'filename_tmpl' in kwargs or '://' in str(kwargs.get('out_dir')):
             raise ValueError(
-                'PretrainCheckpointHook writes iter_N.pth: leave out by_epoch and '
-                'filename_tmpl.'
+                'PretrainCheckpointHook writes iter_N.pth into a folder: leave out '
+                'by_epoch, filename_tmpl and an out_dir that is none.'
             )
         super().__init__(interval, by_epoch=False, **kwargs)  # which keeps all
         self.keep = max_keep_ckpts
