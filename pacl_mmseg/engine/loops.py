@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ class PretrainLoop(IterBasedTrainLoop):
     """
 
     interrupted = False  # before the last iteration, by Ctrl-C or SIGTERM
-    data_seconds = 0.0  # waited for the batch of the current iteration
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +110,6 @@ class PretrainLoop(IterBasedTrainLoop):
     def _train(self, interrupt: Interrupt) -> None:
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            started = perf_counter()
             try:
                 batch = next(self.dataloader_iterator)
             except (RuntimeError, EOFError, ConnectionError):
@@ -122,7 +119,6 @@ class PretrainLoop(IterBasedTrainLoop):
                     self.interrupted = True
                     return
                 raise
-            self.data_seconds = perf_counter() - started
             # A resumed run has the same random numbers, whatever it has done before.
             words = np.random.SeedSequence((self.runner.seed, self._iter))
             set_random_seed(int(words.generate_state(1)[0]))

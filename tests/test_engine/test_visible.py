@@ -25,7 +25,7 @@ def test_curves_and_pictures_in_tensorboard(config, tmp_path):
     wanted = ['loss', 'acc_i2t', 'acc_t2i', 'weight_entropy', 'effective_patches']
     for name in [name if name == 'loss' else f'decode.{name}' for name in wanted]:
         assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4]
-    for name in ('samples_per_s', 'data_wait', 'lr'):
+    for name in ('samples_per_s', 'data_time', 'lr'):
         assert name in scalars
     assert [event.step for event in events.Scalars('mIoU')] == [2, 4]
     # Every other of the four images, the same ones in each validation.

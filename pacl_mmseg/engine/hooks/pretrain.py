@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
@@ -28,16 +26,12 @@ class PretrainHook(Hook):
     """Counters, reports and checkpoint contents of ``ContrastivePretrainRunner``.
 
     The runner registers it by itself, as ``default_hooks.pretrain``. Every iteration it
-    follows the position in the shards and logs ``samples_per_s`` (all processes) and
-    ``data_wait``, the percentage
-    of the time for which the process waited for its next batch; on a GPU that is at
-    work meanwhile such a wait need not cost anything. (MMEngine's own ``data_time``
-    also has the time of checkpoints, logging and metrics in it.) Before validation and
-    test it compares the number of classes of the vocabulary with the dataset's. Every
-    ``report_interval`` iterations and at the end it reports the samples trained on,
-    and, of this run and over all processes, those of each source and those skipped; it
-    lists shards found broken in the log and in ``broken_shards.txt`` of the work
-    directory.
+    follows the position in the shards and logs ``samples_per_s`` (all processes).
+    Before validation and test it compares the number of classes of the vocabulary with
+    the dataset's. Every ``report_interval`` iterations and at the end it reports the
+    samples trained on, and, of this run and over all processes, those of each source
+    and those skipped; it lists shards found broken in the log and in
+    ``broken_shards.txt`` of the work directory.
 
     Args:
         report_interval: Iterations between two reports.
@@ -49,7 +43,6 @@ class PretrainHook(Hook):
         self.report_interval = report_interval
         self._reported = ''
         self._broken: list[str] = []
-        self._waits: deque[float] = deque()
 
     def before_run(self, runner: Runner) -> None:
         if not hasattr(runner, 'rank_states'):
@@ -61,7 +54,6 @@ class PretrainHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         check_token_caches(runner.cfg, runner.bare_model)
-        self._waits = deque(maxlen=runner.log_processor.window_size)
 
     def after_train_iter(
         self,
@@ -74,12 +66,8 @@ class PretrainHook(Hook):
         if not isinstance(loop, PretrainLoop):
             return
         loop.shard_progress.update(field(data_batch, 'shard_position'))
-        self._waits.append(loop.data_seconds)
-        seconds = hub.get_scalar('train/time').mean(self._waits.maxlen)
-        if seconds > 0:
-            waited = fmean(self._waits)
-            hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
-            hub.update_scalar('train/data_wait', 100 * waited / seconds)
+        seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
+        hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
         if self.every_n_train_iters(runner, self.report_interval):
             self._report(runner, runner.iter + 1)
 
