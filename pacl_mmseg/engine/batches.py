@@ -35,11 +35,10 @@ class EndlessBatches:
 
     def stop(self) -> None:
         """Stop the data workers; the next batch starts new ones."""
-        iterator = self.iterator
-        if iterator is None:  # MMEngine's loop may have started one
-            iterator = getattr(self.dataloader, '_iterator', None)
-        if hasattr(iterator, '_shutdown_workers'):
-            iterator._shutdown_workers()
+        # MMEngine's loop may have started the loader's own.
+        for iterator in (self.iterator, getattr(self.dataloader, '_iterator', None)):
+            if hasattr(iterator, '_shutdown_workers'):
+                iterator._shutdown_workers()
         self.iterator = self.dataloader._iterator = None
 
     def __next__(self) -> Any:

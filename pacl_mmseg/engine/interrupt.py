@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -33,7 +32,7 @@ class Interrupt:
     signal: str | None = None  # the name of the one that came here
 
     def __init__(self, timeout: float) -> None:
-        self._handlers: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}  # handlers of signals
         self._group = None
         if dist.is_initialized():
             # Between hosts: a GPU is not waited for.
@@ -46,28 +45,24 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                    self._handle(number, self._note)
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._handlers.clear()
-
-    def _handle(self, number: int, handler: Callable) -> None:
-        self._handlers.setdefault(number, signal.getsignal(number))
-        signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data worker, which has inherited this
             return
         if self.signal is None:
-            self._handle(signal.SIGCHLD, lambda *_: None)
+            child = signal.SIGCHLD
+            self._before[child] = signal.signal(child, lambda *_: None)
             if is_main_process():
                 os.write(2, b'\nStopping behind this iteration, with a checkpoint.\n')
         self.signal = signal.Signals(number).name
         if number == signal.SIGINT:  # who presses Ctrl-C again does not want to wait
-            signal.signal(number, self._handlers[number])
+            signal.signal(number, self._before[number])
 
     def came(self) -> bool:
         """Whether a signal came to any rank; all ranks call it together."""

@@ -66,17 +66,14 @@ class PretrainLoop(IterBasedTrainLoop):
             states: What :meth:`state_dict` gave on every rank.
         """
         self._before = (self._iter, states[0]['samples'])
-        self._set_start()
+        if hasattr(self.dataloader.sampler, 'start'):
+            self.dataloader.sampler.start = self.samples(self._iter)
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextShards):
             dataset.load_state_dict(
                 ShardProgress.merge([state['shards'] for state in states])
             )
             self.shard_progress = ShardProgress(dataset.state)
-
-    def _set_start(self) -> None:
-        if hasattr(self.dataloader.sampler, 'start'):
-            self.dataloader.sampler.start = self.samples(self._iter)
 
     def run(self) -> nn.Module:
         """Train. The stock loop but for resuming, where it would skip batches again.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
@@ -41,7 +41,6 @@ class PretrainHook(Hook):
 
     def __init__(self, report_interval: int = 1000) -> None:
         self.report_interval = report_interval
-        self._reported = ''
         self._broken: list[str] = []
 
     def before_run(self, runner: Runner) -> None:
@@ -72,7 +71,8 @@ class PretrainHook(Hook):
             self._report(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
-        self._report(runner, runner.iter)
+        if runner.iter % self.report_interval or not runner.iter:
+            self._report(runner, runner.iter)
 
     def before_val(self, runner: Runner) -> None:
         _check_vocabulary(runner, runner.val_dataloader.dataset)
@@ -83,13 +83,13 @@ class PretrainHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs; leave only tensors and plain values."""
         checkpoint['ranks'] = runner.rank_states
-        info = checkpoint.pop('message_hub')['runtime_info']
-        dropped = ('cfg', 'dataset_meta')  # in meta already
-        info = {k: v for k, v in plain(info).items() if k not in dropped}
+        info = plain(checkpoint['message_hub']['runtime_info'])
+        for name in ('cfg', 'dataset_meta'):  # in meta already
+            info.pop(name, None)
         checkpoint['message_hub'] = dict(
             log_scalars={}, runtime_info=info, resumed_keys=dict.fromkeys(info, True)
         )
-        contents: dict[str, Any] = plain(dict(checkpoint))
+        contents = plain(dict(checkpoint))
         checkpoint.clear()
         checkpoint.update(contents)
 
@@ -98,16 +98,14 @@ class PretrainHook(Hook):
         loop = runner.train_loop
         if not isinstance(loop, PretrainLoop):
             return
-        sources: dict[str, int] = {}
-        for samples in all_gather_object(dict(loop.shard_progress.samples)):
-            for name, number in samples.items():
-                sources[name] = sources.get(name, 0) + number
+        sources: Counter[str] = Counter()
+        for samples in all_gather_object(loop.shard_progress.samples):
+            sources.update(samples)
         parts = [f'{number} of {name}' for name, number in sources.items()]
         summary = ', '.join([*parts, sample_counts.summary(reduce=True)])
-        summary = f'{loop.samples(iterations)}; in this run {summary}'
-        if summary != self._reported:
-            runner.logger.info(f'Samples so far: {summary}')
-            self._reported = summary
+        runner.logger.info(
+            f'Samples so far: {loop.samples(iterations)}; in this run {summary}'
+        )
         dataset = loop.dataloader.dataset
         if not isinstance(dataset, ImageTextShards):
             return
