@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmseg.datasets import BaseSegDataset
 
@@ -24,16 +25,12 @@ class _LargeVocabularyDataset(BaseSegDataset):
 
     def __init__(
         self,
-        img_suffix: str = '.jpg',
         seg_map_suffix: str = '.tif',
         ignore_index: int = IGNORE_INDEX,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            img_suffix=img_suffix,
-            seg_map_suffix=seg_map_suffix,
-            ignore_index=ignore_index,
-            **kwargs,
+            seg_map_suffix=seg_map_suffix, ignore_index=ignore_index, **kwargs
         )
 
 
@@ -45,7 +42,6 @@ class ADE20K847Dataset(_LargeVocabularyDataset):
     their names in ADE20K, which a few of them share.
 
     Args:
-        img_suffix: Suffix of images.
         seg_map_suffix: Suffix of masks.
         ignore_index: The ignored label.
         **kwargs: As for ``BaseSegDataset``.
@@ -62,7 +58,6 @@ class PascalContext459Dataset(_LargeVocabularyDataset):
     nothing was annotated. The classes are those of its ``labels.txt``, in words.
 
     Args:
-        img_suffix: Suffix of images.
         seg_map_suffix: Suffix of masks.
         ignore_index: The ignored label.
         **kwargs: As for ``BaseSegDataset``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ftfy
 import numpy as np
@@ -76,9 +76,6 @@ class PickCaption(BaseTransform):
         results['caption'] = caption
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(max_chars={self.max_chars})'
-
 
 @TRANSFORMS.register_module()
 class NounPrompt(BaseTransform):
@@ -97,16 +94,14 @@ class NounPrompt(BaseTransform):
         prob: Probability of a replacement. Defaults to 0.5.
         templates: See
             :func:`pacl_mmseg.prompts.get_templates`. Defaults to ``'pacl7'``.
-        nouns: ``'given'`` uses the sample's ``nouns``; ``'spacy'`` finds
-            common nouns with spaCy; ``'auto'`` uses what is given and spaCy where
-            nothing is. Defaults to ``'auto'``.
-        spacy_model: The spaCy pipeline. Defaults to ``'en_core_web_sm'``.
+        nouns: ``'given'`` uses the sample's ``nouns``; ``'auto'`` also finds common
+            nouns with spaCy where none are given. Defaults to ``'auto'``.
         max_chars: Characters that a noun may have. Defaults to 100.
 
     Raises:
         ValueError: If an argument is not one of the above.
-        ImportError: If spaCy or its pipeline is needed and not installed: at
-            construction for ``'spacy'``, at the first caption for ``'auto'``.
+        ImportError: At the first caption without given nouns, if spaCy or its pipeline
+            is not installed.
     """
 
     def __init__(
@@ -114,22 +109,20 @@ class NounPrompt(BaseTransform):
         prob: float = 0.5,
         templates: str | Sequence[str] = 'pacl7',
         nouns: str = 'auto',
-        spacy_model: str = 'en_core_web_sm',
         max_chars: int = 100,
     ) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must lie between 0 and 1, got {prob}')
-        if nouns not in ('auto', 'spacy', 'given'):
-            raise ValueError(f"nouns must be 'auto', 'spacy' or 'given', got {nouns!r}")
+        if nouns not in ('auto', 'given'):
+            raise ValueError(f"nouns must be 'auto' or 'given', got {nouns!r}")
         if max_chars < 1:
             raise ValueError(f'max_chars must be positive, got {max_chars}')
         self.prob = prob
         self.templates = get_templates(templates)
         self.nouns = nouns
-        self.spacy_model = spacy_model
         self.max_chars = max_chars
         self.counts = sample_counts
-        self._tagger = _load_spacy(spacy_model) if nouns == 'spacy' else None
+        self._tagger = None
 
     def transform(self, results: dict) -> dict:
         """Replace the caption, or leave it.
@@ -158,11 +151,11 @@ class NounPrompt(BaseTransform):
         Returns:
             Given ones, or those of the caption.
         """
-        if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
+        if self.nouns == 'given' or 'nouns' in results:
             nouns = results.get('nouns') or []
         else:
             if self._tagger is None:
-                self._tagger = _load_spacy(self.spacy_model)
+                self._tagger = _load_spacy()
             words = self._tagger(results['caption'])
             nouns = [word.text.lower() for word in words if word.pos_ == 'NOUN']
         usable = [noun for noun in nouns if self._is_usable(noun)]
@@ -176,12 +169,6 @@ class NounPrompt(BaseTransform):
         except UnicodeEncodeError:
             return False
         return len(noun) <= self.max_chars
-
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(prob={self.prob}, nouns={self.nouns!r}, '
-            f'templates={self.templates})'
-        )
 
 
 @TRANSFORMS.register_module()
@@ -224,20 +211,16 @@ class TokenizeCaption(BaseTransform):
             self._words.update(self._special)
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
 
-
-def _load_spacy(model: str):
+def _load_spacy() -> Callable:
     try:
         import spacy
 
         # Parts of speech are all that is needed.
-        return spacy.load(model, exclude=['parser', 'ner', 'lemmatizer'])
+        return spacy.load('en_core_web_sm', exclude=['parser', 'ner', 'lemmatizer'])
     except (ImportError, OSError) as error:
         raise ImportError(
-            f'NounPrompt finds nouns with spaCy and its pipeline {model!r}: run '
-            f'`pip install spacy` and `python -m spacy download {model}`, or set its '
-            "nouns='given' for data that brings its own nouns, or its prob=0 to train "
-            'on captions alone.'
+            'NounPrompt finds nouns with spaCy: run `pip install spacy` and `python -m '
+            "spacy download en_core_web_sm`, or set its nouns='given' for data that "
+            'brings its own nouns, or its prob=0 to train on captions alone.'
         ) from error

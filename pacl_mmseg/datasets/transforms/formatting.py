@@ -59,9 +59,6 @@ class PackImageText(BaseTransform):
         data_samples = {key: results[key] for key in _PACKED if key in results}
         return dict(inputs=inputs, data_samples=data_samples)
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
-
 
 @FUNCTIONS.register_module()
 def collate_image_text(batch: Sequence[dict], _scope_: str | None = None) -> dict:
@@ -83,44 +80,39 @@ def collate_image_text(batch: Sequence[dict], _scope_: str | None = None) -> dic
         TypeError: The samples are of ``PackSegInputs``.
         ValueError: Samples differ in their keys, or in the shape or type of a tensor.
     """
-    first = batch[0]['data_samples']
-    if not isinstance(first, Mapping):
+    first = batch[0]
+    if not isinstance(first['data_samples'], Mapping):
         raise TypeError(
-            f'collate_image_text takes what PackImageText packs, not a '
-            f'{type(first).__name__}: end the pipeline in PackImageText, or set '
+            'collate_image_text takes what PackImageText packs, not a '
+            f'{type(first["data_samples"]).__name__}: end the pipeline in '
+            'PackImageText, or set '
             "train_dataloader.collate_fn=dict(type='pseudo_collate')."
         )
-    samples: dict[str, Any] = {}
     for sample in batch:
-        if sample['data_samples'].keys() != first.keys():
+        if _contents(sample) != _contents(first):
             raise ValueError(
-                f'A batch cannot mix samples with {sorted(first)} '
-                f'({_name(batch[0])}) and with {sorted(sample["data_samples"])} '
-                f'({_name(sample)}): give all of them the same keys.'
+                f'A batch cannot mix {_contents(first)} ({_name(first)}) and '
+                f'{_contents(sample)} ({_name(sample)}): give all samples the same '
+                'keys, and images one size, e.g. with CLIPResizeCrop.'
             )
-    for key, value in first.items():
+    samples: dict[str, Any] = {}
+    for key, value in first['data_samples'].items():
         values = [sample['data_samples'][key] for sample in batch]
-        if isinstance(value, torch.Tensor):
-            samples[key] = _stack(key, values, batch)
-        else:
-            samples[_NAMES.get(key, key)] = values
-    inputs = _stack('inputs', [sample['inputs'] for sample in batch], batch)
+        tensors = isinstance(value, torch.Tensor)
+        samples[_NAMES.get(key, key)] = default_collate(values) if tensors else values
+    inputs = default_collate([sample['inputs'] for sample in batch])
     return dict(inputs=inputs, data_samples=samples)
 
 
-def _stack(
-    key: str, tensors: list[torch.Tensor], batch: Sequence[dict]
-) -> torch.Tensor:
-    first = tensors[0]
-    for tensor, sample in zip(tensors, batch, strict=True):
-        if tensor.shape != first.shape or tensor.dtype != first.dtype:
-            raise ValueError(
-                f'A batch cannot mix {key} of {tuple(first.shape)} {first.dtype} '
-                f'({_name(batch[0])}) and {tuple(tensor.shape)} {tensor.dtype} '
-                f'({_name(sample)}): resize or crop images to one size, e.g. with '
-                'CLIPResizeCrop.'
-            )
-    return default_collate(tensors)
+def _contents(sample: dict) -> list[str]:
+    """What all samples of a batch must have alike."""
+    values = dict(sample['data_samples'], inputs=sample['inputs'])
+    return sorted(
+        f'{key} {tuple(value.shape)} {value.dtype}'
+        if isinstance(value, torch.Tensor)
+        else key
+        for key, value in values.items()
+    )
 
 
 def _name(sample: dict) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import torch
+import torchvision
 from mmcv.transforms import BaseTransform
 from open_clip.transform import (
     MaybeConvertMode,
@@ -18,17 +18,12 @@ from open_clip.transform import (
     image_transform_v2,
 )
 from PIL import Image
-from torchvision.transforms import CenterCrop, Normalize, RandomResizedCrop, Resize
-from torchvision.transforms.v2 import functional
+from torch import nn
+from torchvision.transforms import CenterCrop, Normalize, RandomResizedCrop, Resize, v2
 
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.models.open_clip_model import check_named, preprocess_config
 from pacl_mmseg.registry import TRANSFORMS
-
-try:  # deprecated since torchvision 0.29
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:
-    decode_jpeg = None
 
 # What Pillow may take a file for, whatever its name: for others it starts programs (EPS
 # is run by Ghostscript), or has decoders that few people look at.
@@ -70,8 +65,8 @@ class LoadPILImage(BaseTransform):
         jpeg_decoder: ``'torchvision'`` decodes colour JPEG files at full size
             with torchvision's decoder: the same pixels, sooner, but damaged files
             that still decode may differ, and libjpeg writes its warnings about them
-            to the standard error stream. Where torchvision has no decoder, Pillow
-            decodes, with a warning. Defaults to ``'pillow'``.
+            to the standard error stream. What it cannot decode, or where it is
+            lacking, Pillow does. Defaults to ``'pillow'``.
         max_pixels: Images of more are dropped. Defaults to 50 million. (Pillow
             itself refuses 179 million.)
         max_bytes: Files of more are dropped. Defaults to 32 MiB.
@@ -98,8 +93,6 @@ class LoadPILImage(BaseTransform):
             raise ValueError(
                 f"jpeg_decoder must be 'pillow' or 'torchvision', got {jpeg_decoder!r}"
             )
-        if jpeg_decoder == 'torchvision' and not _torchvision_decodes():
-            jpeg_decoder = 'pillow'
         self.min_size = min_size
         self.jpeg_decoder = jpeg_decoder
         self.max_pixels = max_pixels
@@ -164,7 +157,8 @@ class LoadPILImage(BaseTransform):
                 image.draft(None, (self.min_size, self.min_size))
             whole = image.mode == 'RGB' and image.size == size
             if whole and self.jpeg_decoder == 'torchvision':
-                return _decode_jpeg(data), size, False
+                with suppress(Exception):  # damaged files, a build without libjpeg
+                    return _decode_jpeg(data), size, False
         else:
             image.verify()
             image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
@@ -198,22 +192,9 @@ def _read_file(path: str, size: int) -> bytes:
 def _decode_jpeg(data: bytes) -> np.ndarray:
     """Decode a colour JPEG file to RGB (uint8, H x W x 3)."""
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-
-
-def _torchvision_decodes() -> bool:
-    buffer = io.BytesIO()
-    Image.new('RGB', (1, 1)).save(buffer, 'JPEG')
-    try:
-        _decode_jpeg(buffer.getvalue())
-    except Exception as error:  # what is lacking shows only when it is used
-        warnings.warn(
-            f'torchvision cannot decode JPEG files here ({error}): Pillow does, which '
-            'takes longer.',
-            stacklevel=3,
-        )
-        return False
-    return True
+    mode = torchvision.io.ImageReadMode.RGB
+    decoded = torchvision.io.decode_jpeg(encoded, mode=mode)  # deprecated since 0.29
+    return decoded.permute(1, 2, 0).numpy()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -342,7 +323,7 @@ class CLIPResizeCrop(BaseTransform):
         )
 
 
-def _on_tensors(step: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
+def _on_tensors(step: nn.Module) -> nn.Module:
     """A step of open_clip's image transform for uint8 tensors (3, H, W).
 
     torchvision's first transforms, which open_clip uses, resize tensors in float32;
@@ -351,17 +332,11 @@ def _on_tensors(step: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
     if isinstance(step, CenterCrop):
         return step
     if isinstance(step, Resize):
-        size = [step.size] if isinstance(step.size, int) else list(step.size)
-        return partial(functional.resize, size=size, interpolation=step.interpolation)
+        return v2.Resize(step.size, step.interpolation)
     if isinstance(step, RandomResizedCrop):
-        return partial(_random_resized_crop, step)
+        return v2.RandomResizedCrop(
+            step.size, step.scale, step.ratio, step.interpolation
+        )
     raise ValueError(
         f"backend='torch' of CLIPResizeCrop cannot do {step}: use backend='pillow'."
-    )
-
-
-def _random_resized_crop(step: RandomResizedCrop, image: torch.Tensor) -> torch.Tensor:
-    top, left, height, width = step.get_params(image, step.scale, step.ratio)
-    return functional.resized_crop(
-        image, top, left, height, width, list(step.size), step.interpolation
     )
