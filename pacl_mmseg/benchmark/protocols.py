@@ -25,7 +25,6 @@ from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.paths import CONFIGS
-from pacl_mmseg.prompts import get_templates
 from pacl_mmseg.registry import MODELS, kind_of, walk
 from pacl_mmseg.utils.names import check_name
 
@@ -306,7 +305,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
         - ``benchmark``, or None where the config does not name one;
         - ``subset``, None for the whole of it, or the dataset's ``indices``;
         - ``weights`` and ``precision`` of the image encoder;
-        - ``template_count``, and ``names_sha256`` of the names and their classes.
+        - ``names_sha256`` of the names and their classes.
 
         Plain values throughout, as JSON has them.
     """
@@ -332,46 +331,37 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
         weights=_weights(backbone),
         precision=backbone.get('dtype'),
         **settings,
-        **_text(_segmentor(cfg)),
+        names_sha256=_names_sha256(_segmentor(cfg)),
     )
 
 
 def format_protocol(protocol: Mapping[str, Any]) -> str:
-    """:func:`read_protocol`'s account in a few lines, without what does not apply."""
+    """:func:`read_protocol`'s account in three lines, without what does not apply."""
     p = protocol
     title = p['protocol'] + (p['subset'] is not None) * f', {subset_in_words(p)} alone'
     if p['same_as']:
         title += f' (here the same as {", ".join(p["same_as"])})'
     if p['differs']:
-        differs = (f'{k} {p[k]} for {v}' for k, v in p['differs'].items())
+        differs = (
+            f'{k} {in_words(p[k])} for {in_words(v)}' for k, v in p['differs'].items()
+        )
         title += f' ({p["nearest"]}, but {", ".join(differs)})'
-    background = p['background'] or {}
-    rule = [str(background[k]) for k in ('rule', 'threshold') if background.get(k)]
-    image = [
-        p['short_side'] and f'short side {p["short_side"]}',
-        f'windows of {p["window"]} every {p["window_stride"]} px'
-        if p['mode'] == 'slide'
-        else 'whole image',
-        p['token_stride'] and f'a token every {p["token_stride"]} px',
-        p['fit'] == 'crop' and 'cropped to whole patches',
-        p['interpolate_offset'] and f'offset {p["interpolate_offset"]} of positions',
-        p['average'] and f'{p["average"]} averaged',
-        p['tta'] and 'test-time augmentation',
+    settings = [
+        f'{name} {in_words(p[name])}'
+        for name in ('short_side', *SETTINGS, 'tta', 'names_sha256')
+        if p[name] is not None
     ]
-    text = p['templates'] and [
-        f'{p["template_count"]} templates'
-        + (f' ({p["templates"]})' if isinstance(p['templates'], str) else ''),
-        f'names {p["names"] or "given"} (sha256 {p["names_sha256"][:12]})',
-        f'logit scale {p["logit_scale"]}',
-    ]
-    after = p['background'] and [
-        f'background rule {" ".join(rule)}',
-        p['area_threshold'] and f'area threshold {p["area_threshold"]}',
-        f'{p["pamr"]["steps"]} steps of PAMR' if p['pamr'] else 'no PAMR',
-    ]
-    lines = ([p['weights'], p['precision']], image, text, after)
-    texts = (', '.join(filter(None, line)) for line in lines if line)
+    lines = ([p['weights'], p['precision']], settings)
+    texts = (', '.join(filter(None, line)) for line in lines)
     return '\n  '.join([f'protocol {title}', *texts])
+
+
+def in_words(value: Any) -> str:
+    """A setting's value, as tables and logs have it."""
+    if isinstance(value, Mapping):
+        items = value.items()
+        return ' '.join(f'{k} {in_words(v)}' for k, v in items if v is not None)
+    return '/'.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def subset_in_words(protocol: Mapping[str, Any]) -> str:
@@ -450,15 +440,11 @@ def _weights(backbone: Mapping) -> str:
     )
 
 
-def _text(model: Mapping) -> dict[str, Any]:
-    """How many templates there are, and a hash of the names."""
+def _names_sha256(model: Mapping) -> str | None:
     head = _options(model, 'decode_head')
     if kind_of(head) != PARTS['decode_head']:  # one that is trained with masks
-        return dict(template_count=None, names_sha256=None)
+        return None
     names = resolve_vocabulary(head['vocabulary'], head['dataset_name'])
     pairs = zip(names.class_of, names.names, strict=True)
     lines = '\n'.join(f'{index} {name}' for index, name in pairs)
-    return dict(
-        template_count=len(get_templates(head['templates'])),
-        names_sha256=hashlib.sha256(lines.encode()).hexdigest(),
-    )
+    return hashlib.sha256(lines.encode()).hexdigest()

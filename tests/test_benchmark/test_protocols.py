@@ -134,7 +134,7 @@ def test_a_config_of_another_kind_reads_too():
     read = read_protocol(Config.fromfile(CONFIGS / 'small_world' / 'probe.py'))
     assert read['protocol'] == 'custom'
     assert read['names'] is None and read['templates'] is None
-    assert 'whole image' in format_protocol(read)
+    assert 'mode whole' in format_protocol(read)
 
 
 def test_bad_names_are_answered_with_the_nearest():
