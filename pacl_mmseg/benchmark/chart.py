@@ -12,10 +12,8 @@ from pacl_mmseg.utils import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
 
 COLUMNS = 5  # of panels
-NEAR = 10  # percent: a published figure that would be written over
 
 
 def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -43,34 +41,33 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     )
     for axes in panels.flat[len(benchmarks) :]:
         axes.set_axis_off()
-    for axes in panels[:, 0]:
-        axes.set_ylabel('mIoU, %')
-    bars: dict[str, Artist] = {}
-    diamonds: dict[str, Artist] = {}
+    legend: dict[str, Artist] = {}
     for axes, benchmark in zip(panels.flat, benchmarks, strict=False):
-        _style(axes, benchmark, len(methods))
+        axes.set_title(benchmark, fontsize=10)
+        axes.set_xticks([])
+        axes.set_xlim(-0.7, max(len(methods), 3) - 0.3)
+        axes.spines[['top', 'right']].set_visible(False)
         for row in (row for row in rows if row['benchmark'] == benchmark):
             place = methods.index(row['method'])
-            title = METHODS[row['method']].title
-            bars[title] = axes.bar(place, row['mIoU'], 0.8, color=f'C{place}')
+            bar = axes.bar(place, row['mIoU'], 0.8, color=f'C{place}')
+            axes.bar_label(bar, fmt='%.1f', label_type='center', fontsize=7)
+            legend[METHODS[row['method']].title] = bar
             if row['published_mIoU'] is not None:
-                title, diamond = _diamond(axes, place, row)
-                diamonds[title] = diamond
-            # Above the bar, and above a diamond that would be in the way.
-            above = (row['published_mIoU'] or 0) - row['mIoU']
-            axes.annotate(
-                f'{row["mIoU"]:.1f}',
-                (place, row['mIoU'] + (above if 0 < above < NEAR else 0)),
-                (0, 5),  # points
-                textcoords='offset points',
-                ha='center',
-                fontsize=7,
-            )
-    legend = bars | dict(sorted(diamonds.items()))
+                comparable = row['difference'] is not None
+                title = 'published' if comparable else 'published, not comparable'
+                legend[title] = axes.scatter(
+                    place,
+                    row['published_mIoU'],
+                    marker='D',
+                    color='black' if comparable else 'white',
+                    edgecolor='black',
+                    zorder=3,
+                )
     protocols = dict.fromkeys(
         ' '.join([row['protocol'], row['notes'].get('mIoU', '')]).strip()
         for row in rows
     )
+    panels[0, 0].set_ylabel('mIoU, %')
     figure.supxlabel(f'protocol: {", ".join(protocols)}', fontsize=8)
     if legend:
         figure.legend(
@@ -84,26 +81,3 @@ def draw_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with whole_file(path) as part:
         figure.savefig(part, dpi=150)
     pyplot.close(figure)
-
-
-def _style(axes: Axes, title: str, bars: int) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xticks([])
-    axes.set_xlim(-0.7, max(bars, 3) - 0.3)
-    axes.margins(y=0.12)
-    axes.spines[['top', 'right']].set_visible(False)
-
-
-def _diamond(axes: Axes, place: int, row: Mapping[str, Any]) -> tuple[str, Artist]:
-    """Mark a published figure; returns its name in the legend and itself."""
-    comparable = row['difference'] is not None
-    (diamond,) = axes.plot(
-        place,
-        row['published_mIoU'],
-        marker='D',
-        color='black',
-        markerfacecolor='black' if comparable else 'white',
-        markersize=5,
-        linestyle='',
-    )
-    return 'published' if comparable else 'published, not comparable', diamond
