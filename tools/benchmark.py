@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda failures: write_tables(work_dir, rows(cells, failures)),
     )
     print(f'\n{markdown(rows(cells, failures))}')
-    print(f'{work_dir} has results.md, results.csv, results.json and chart.png.')
+    print(f'{work_dir} has results.md, results.json and chart.png.')
     if failures:
         sys.exit(f'\n{len(failures)} of {len(cells)} failed; run again to retry them.')
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,11 +126,10 @@ def table_row(
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``results.json``, ``results.md``, ``results.csv`` and ``chart.png``."""
+    """Write ``results.json``, ``results.md`` and ``chart.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / 'results.json', list(rows))
     write_text(folder / 'results.md', markdown(rows))
-    write_text(folder / 'results.csv', csv_table(rows))
     draw_chart(folder / 'chart.png', rows)
 
 
@@ -161,7 +159,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += ['', 'Failed:', '', *failed]
     if notes:
         lines.append('')
-        lines += [f'{number}. {_one_line(note)}' for note, number in notes.items()]
+        lines += [f'{number}. {note}' for note, number in notes.items()]
     return '\n'.join(lines) + '\n'
 
 
@@ -187,22 +185,6 @@ def markdown_table(
         lines.append(f'| {" | ".join(padded)} |')
     lines[:2] = reversed(lines[:2])
     return '\n'.join(lines) + '\n'
-
-
-def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table as CSV; every row has its notes and the reason of its failure."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, 'notes', 'failure'], lineterminator='\n')
-    writer.writeheader()
-    for row in rows:
-        values = {key: row[key] for key in [*COLUMNS, 'failure']}
-        notes = ' | '.join(map(_one_line, row['notes'].values()))
-        writer.writerow(dict(values, notes=notes))
-    return text.getvalue()
-
-
-def _one_line(note: str) -> str:
-    return '; '.join(line.strip() for line in note.splitlines())
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
