@@ -235,19 +235,14 @@ class ImageTextShards(IterableDataset):
         by_name = {name: state['sources'][name] for name in self.shards}
         self.state = {**state, 'sources': by_name}
 
-    def broken_shards(self, reduce: bool = False) -> list[str]:
-        """List the shards found broken so far.
-
-        Args:
-            reduce: Whether by the workers of all ranks, which must then all call
-                this; otherwise by those of this rank. Defaults to False.
+    def broken_shards(self) -> list[str]:
+        """List the shards found broken so far by all ranks, which must all call this.
 
         Returns:
             Paths or URLs, in the order of the sources.
         """
         flags = torch.cat(self._broken).int()
-        if reduce:
-            all_reduce(flags, 'max')
+        all_reduce(flags, 'max')
         urls = [url for urls in self.shards.values() for url in urls]
         return [urls[index] for index in flags.nonzero().flatten().tolist()]
 

@@ -266,7 +266,7 @@ def train_and_die(index, ranks, workers, batches, pattern, folder, state) -> Non
         state=progress.state_dict(),
         own=sample_counts.totals(),
         all=sample_counts.totals(reduce=True),
-        broken=dataset.broken_shards(reduce=True),
+        broken=dataset.broken_shards(),
     )
     torch.save(found, folder / f'{index}.pth')
     dist.barrier()

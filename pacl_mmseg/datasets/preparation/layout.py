@@ -74,15 +74,12 @@ def chosen(records: list[dict], indices: int | Sequence[int] | None) -> list[dic
     """
     if indices is None:
         return records
+    part = indices
     if isinstance(indices, int):
-        part = records[:indices] if indices > 0 else records[indices:]
-        there = len(part) == abs(indices) > 0
-    else:
-        there = all(-len(records) <= index < len(records) for index in indices)
-        part = [records[index] for index in indices] if there else []
-    if not there:
+        part = range(indices) if indices > 0 else range(indices, 0)
+    if not part or not all(-len(records) <= index < len(records) for index in part):
         raise ValueError(f'{len(records)} images do not have indices={indices}.')
-    return part
+    return [records[index] for index in part]
 
 
 def has_content(path: str | Path) -> bool:

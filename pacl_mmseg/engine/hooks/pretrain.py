@@ -109,7 +109,7 @@ class PretrainHook(Hook):
         dataset = loop.dataloader.dataset
         if not isinstance(dataset, ImageTextShards):
             return
-        broken = dataset.broken_shards(reduce=True)
+        broken = dataset.broken_shards()
         if broken != self._broken and is_main_process():
             self._broken = broken
             runner.logger.warning(
