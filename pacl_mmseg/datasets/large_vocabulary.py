@@ -41,10 +41,7 @@ class ADE20K847Dataset(_LargeVocabularyDataset):
     Labels are 0 to 846 and 65535 on everything else. Classes are called by the first of
     their names in ADE20K, which a few of them share.
 
-    Args:
-        seg_map_suffix: Suffix of masks.
-        ignore_index: The ignored label.
-        **kwargs: As for ``BaseSegDataset``.
+    Arguments are those of ``BaseSegDataset``; masks are ``.tif`` files.
     """
 
     METAINFO = dict(classes=Vocabulary.from_dataset('ade847').classes)
@@ -57,10 +54,7 @@ class PascalContext459Dataset(_LargeVocabularyDataset):
     Labels are 0 to 458, those of the official annotation less one, and 65535 where
     nothing was annotated. The classes are those of its ``labels.txt``, in words.
 
-    Args:
-        seg_map_suffix: Suffix of masks.
-        ignore_index: The ignored label.
-        **kwargs: As for ``BaseSegDataset``.
+    Arguments are those of ``BaseSegDataset``; masks are ``.tif`` files.
     """
 
     METAINFO = dict(classes=Vocabulary.from_dataset('pc459').classes)

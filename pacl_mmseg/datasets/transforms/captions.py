@@ -46,14 +46,7 @@ class PickCaption(BaseTransform):
         self.counts = sample_counts
 
     def transform(self, results: dict) -> dict | None:
-        """Choose and clean.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            The sample with its caption, or None.
-        """
+        """The sample with its caption, or None."""
         captions = results.get('captions') or [results.get('caption')]
         caption = captions[np.random.randint(len(captions))]
         if isinstance(caption, bytes):
@@ -125,14 +118,7 @@ class NounPrompt(BaseTransform):
         self._tagger = None
 
     def transform(self, results: dict) -> dict:
-        """Replace the caption, or leave it.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            The sample.
-        """
+        """The sample, its caption replaced or not."""
         if np.random.rand() >= self.prob:
             return results
         nouns = self.find_nouns(results)
@@ -143,14 +129,7 @@ class NounPrompt(BaseTransform):
         return results
 
     def find_nouns(self, results: dict) -> list[str]:
-        """The nouns that a prompt may be made of.
-
-        Args:
-            results: The sample with its ``caption``.
-
-        Returns:
-            Given ones, or those of the caption.
-        """
+        """The nouns that a prompt may be made of, given or of the caption."""
         if self.nouns == 'given' or 'nouns' in results:
             nouns = results.get('nouns') or []
         else:
@@ -197,14 +176,7 @@ class TokenizeCaption(BaseTransform):
         self._special = dict(self._words)
 
     def transform(self, results: dict) -> dict:
-        """Tokenize.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            The sample.
-        """
+        """The sample with its tokens."""
         results['text_tokens'] = self.tokenizer([results['caption']])[0]
         if len(self._words) > MAX_WORDS:
             self._words.clear()

@@ -36,14 +36,7 @@ class PackImageText(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        """Pack the pair.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            ``inputs`` and ``data_samples``.
-        """
+        """``inputs`` and ``data_samples`` of the sample."""
         inputs = results.get('image_tokens')
         for key in ('img', 'caption') if inputs is None else ('caption',):
             if key not in results:

@@ -100,14 +100,7 @@ class LoadPILImage(BaseTransform):
         self.counts = sample_counts
 
     def transform(self, results: dict) -> dict | None:
-        """Load the image.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            The sample with its image, or None.
-        """
+        """The sample with its image, or None."""
         data = results.pop('img_bytes', None)
         name = results.get('img_path')
         if data is None:
@@ -286,14 +279,7 @@ class CLIPResizeCrop(BaseTransform):
             ]
 
     def transform(self, results: dict) -> dict | None:
-        """Resize and crop the image.
-
-        Args:
-            results: The sample.
-
-        Returns:
-            The sample, or None.
-        """
+        """The sample, its image resized and cropped, or None."""
         height, width = results['img'].shape[:2]
         if max(height, width) > self.max_aspect * min(height, width):
             name = results.get('img_path')
