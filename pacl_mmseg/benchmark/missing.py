@@ -37,40 +37,34 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         except FileNotFoundError as error:
             return str(error)
         return None
-    root, indices = dataset.get('data_root'), dataset.get('indices')
-    segmentation = _is_segmentation(str(dataset.get('type')))
+    root = dataset.get('data_root') or ''
     store = (dataset.get('backend_args') or {}).get('backend', 'local')
-    if not root or '://' in root or store != 'local':
-        if not root and segmentation and indices is not None:
-            chosen(open_dataset(dataset).load_data_list(), indices)
+    if '://' in root or store != 'local':
         return None
-    wanted = [root]
-    if segmentation:
-        parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
-        wanted += [os.path.join(root, part) for part in parts if part]
-    for place in wanted:
+    kind = DATASETS.get(str(dataset.get('type')))
+    segmentation = kind is not None and issubclass(kind, BaseSegDataset)
+    parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
+    wanted = [os.path.join(root, part) for part in parts if part and segmentation]
+    for place in [root, *wanted] if root else ():
         if not os.path.exists(place):
             return (
                 f'{place} does not exist: put the {dataset["type"]} there, or set '
                 f'{path}.data_root to where it is (or --data-root to the folder that '
                 'has all benchmarks).'
             )
-    if segmentation:
-        records = open_dataset(dataset).load_data_list()
-        if not records:
-            return (
-                f'The {dataset["type"]} in {root} lists no images: '
-                'tools/check_data.py says what to do.'
-            )
-        records = chosen(records, indices)
-        files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
-        lacking = [file for file in files if not has_content(file)]
-        if lacking:
-            return (
-                f'{len(lacking)} of {len(files)} images and masks in {root} are not '
-                f'there or empty, the first is {lacking[0]}: tools/check_data.py says '
-                'what to do.'
-            )
+    if not segmentation:
+        return None
+    records = open_dataset(dataset).load_data_list()
+    if not records:
+        return f'{root} has no images: tools/check_data.py says what to do.'
+    records = chosen(records, dataset.get('indices'))
+    files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
+    lacking = [file for file in files if not has_content(file)]
+    if lacking:
+        return (
+            f'{len(lacking)} of {len(files)} images and masks in {root} are not there '
+            f'or empty, the first is {lacking[0]}: tools/check_data.py says what to do.'
+        )
     return None
 
 
@@ -88,11 +82,6 @@ def missing_weights(cfg: Config, fetch: bool) -> str | None:
     if not isinstance(model, str):
         return f'There is no weights file {weights}.'
     return _missing_tag(model, weights, fetch)
-
-
-def _is_segmentation(kind: str) -> bool:
-    found = DATASETS.get(kind)
-    return found is not None and issubclass(found, BaseSegDataset)
 
 
 @functools.cache
