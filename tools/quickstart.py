@@ -77,38 +77,33 @@ def draw_grid(work_dir: Path, scenes: int = 6) -> Path:
     )
     from pacl_mmseg.utils import whole_file
 
-    colours = np.array(PALETTE, dtype=np.uint8)
-    columns = ('image', 'ground truth', 'CLIP', 'PACL')
+    colours = np.full((256, 3), 255, dtype=np.uint8)  # white: not scored
+    colours[: len(PALETTE)] = PALETTE
     figure, axes = pyplot.subplots(scenes, 5, figsize=(10, 2 * scenes))
     for index, row in enumerate(axes):
-        scene = render_scene(index, split='test')
-        background = scene.mask == IGNORE_INDEX
-        pictures, labels = [scene.image], [scene.mask]
-        for method in ('clip', 'pacl'):
-            file = work_dir / 'masks' / method / f'{index:06d}.png'
-            labels.append(np.asarray(Image.open(file)))
-        for label in labels:
-            painted = colours[np.minimum(label, len(CLASSES) - 1)]
-            painted[background] = 255  # not scored
-            pictures.append(painted)
-        for axis, picture, title in zip(row, pictures, columns, strict=False):
+        scene, name = render_scene(index, split='test'), f'{index:06d}.png'
+        files = [work_dir / 'masks' / method / name for method in ('clip', 'pacl')]
+        labels = [scene.mask, *(np.asarray(Image.open(file)) for file in files)]
+        scored = scene.mask != IGNORE_INDEX
+        painted = [colours[np.where(scored, label, IGNORE_INDEX)] for label in labels]
+        for axis, picture in zip(row, [scene.image, *painted], strict=False):
             axis.imshow(picture)
-            axis.set_axis_off()
-            if index == 0:
-                axis.set_title(title)
-        present = [c for c in np.unique(scene.mask) if c != IGNORE_INDEX]
-        row[4].set_axis_off()
         row[4].legend(
             handles=[
                 Patch(
                     color=colours[c] / 255,
                     label=CLASSES[c] + ('*' if CLASSES[c] in HELD_OUT else ''),
                 )
-                for c in present
+                for c in np.unique(scene.mask[scored])
             ],
             loc='center left',
             frameon=False,
         )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    titles = ('image', 'ground truth', 'CLIP', 'PACL')
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title)
     figure.suptitle('* never named in training. White: background, not scored.')
     figure.tight_layout()
     path = work_dir / 'grid.png'
@@ -124,14 +119,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_arguments(parser, '--traceback')
     work_dir = parser.parse_args(argv).work_dir
     from pacl_mmseg.benchmark.grid import Launcher, run_cells
-    from pacl_mmseg.benchmark.results import write_json
 
     todo = cells(work_dir)
     failures = run_cells(todo, work_dir, Launcher())
     if failures:
         sys.exit('\n'.join(f'{cell.name}: {why}' for cell, why in failures.items()))
     records = {cell.name: cell.record() for cell in todo}
-    write_json(work_dir / 'results.json', records)
     print(f'\n{table(records)}')
     print('500 test scenes, 36 classes, all of which compete; background not scored;')
     print('the 6 held-out classes were never named, nor shown, while PACL trained.')
