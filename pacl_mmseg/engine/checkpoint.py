@@ -11,18 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.runner import Runner
 from torch import nn
 
-from pacl_mmseg.engine.work_dir import latest
-
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
-
-
-def last_good(runner: Runner) -> str:
-    """The newest checkpoint that this run, or the one it resumes, has written."""
-    resumed = runner._load_from if runner._resume else None
-    return latest(runner.work_dir) or resumed or 'none yet'
 
 
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:

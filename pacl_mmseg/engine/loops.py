@@ -13,9 +13,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch import nn
 
 from pacl_mmseg.datasets.shards import ImageTextShards, ShardProgress
-from pacl_mmseg.engine.batches import EndlessBatches
-from pacl_mmseg.engine.checkpoint import last_good
+from pacl_mmseg.engine.batches import EndlessBatches, field
 from pacl_mmseg.engine.interrupt import Interrupt
+from pacl_mmseg.engine.work_dir import last_good
 from pacl_mmseg.registry import LOOPS
 
 
@@ -119,6 +119,7 @@ class PretrainLoop(IterBasedTrainLoop):
             # A resumed run has the same random numbers, whatever it has done before.
             words = np.random.SeedSequence((self.runner.seed, self._iter))
             set_random_seed(int(words.generate_state(1)[0]))
+            self.shard_progress.update(field(batch, 'shard_position'))
             self.run_iter(batch)
             if interrupt.came() and self._between_updates:
                 self.interrupted = self._iter < self._max_iters

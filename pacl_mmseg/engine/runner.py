@@ -21,11 +21,11 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pacl_mmseg.engine.checkpoint import check_fit, last_good, load_checkpoint_file
+from pacl_mmseg.engine.checkpoint import check_fit, load_checkpoint_file
 from pacl_mmseg.engine.hooks import LossWatchHook
 from pacl_mmseg.engine.interrupt import Interrupted
 from pacl_mmseg.engine.loops import PretrainLoop
-from pacl_mmseg.engine.work_dir import claimed
+from pacl_mmseg.engine.work_dir import claimed, last_good
 from pacl_mmseg.models.encoder import hand_to_transforms
 from pacl_mmseg.registry import RUNNERS
 from pacl_mmseg.utils import whole_file

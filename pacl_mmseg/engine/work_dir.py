@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from filelock import FileLock, Timeout
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.runner import Runner
 
 LOCK = '.lock'
 JOB = '.job'  # which job may go on here by itself
@@ -108,18 +109,29 @@ def _job() -> str:
     return environ.get('SLURM_JOB_ID') or environ.get('TORCHELASTIC_RUN_ID') or ''
 
 
-def stop_for_good(work_dir: str, sentence: str) -> NoReturn:
+def stop_for_good(runner: Runner, what: str, more: str = '') -> NoReturn:
     """End training with an error that starting again does not mend.
 
     Processes that torchrun or slurm start again find a note, and end with it too; a
     person's ``--resume`` removes it.
 
     Raises:
-        RuntimeError: The sentence; always.
+        RuntimeError: What is wrong, and the remedy; always.
     """
+    sentence = (
+        f'{what}: training stops and writes nothing more; the last good checkpoint is '
+        f'{last_good(runner)}. Lower the learning rate, or use bfloat16 in place of '
+        f'float16, and continue with --resume.{more}'
+    )
     if is_main_process():
-        Path(work_dir, STOPPED).write_text(f'{sentence}\n')
+        Path(runner.work_dir, STOPPED).write_text(f'{sentence}\n')
     raise RuntimeError(sentence)
+
+
+def last_good(runner: Runner) -> str:
+    """The newest checkpoint that this run, or the one it resumes, has written."""
+    resumed = runner._load_from if runner._resume else None
+    return latest(runner.work_dir) or resumed or 'none yet'
 
 
 def latest(work_dir: str | os.PathLike) -> str | None:

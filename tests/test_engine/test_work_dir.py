@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_runs import run
@@ -91,11 +92,12 @@ def test_what_is_resumed(work_dir, start):
 def test_a_note_ends_what_is_started_again(work_dir, start):
     start()
     checkpoints(work_dir, 5)
-    with pytest.raises(RuntimeError, match='The loss is nan'):
-        stop_for_good(str(work_dir), 'The loss is nan.')
+    runner = SimpleNamespace(work_dir=str(work_dir), _resume=False, _load_from=None)
+    with pytest.raises(RuntimeError, match=r'The loss is nan: .* is .*/iter_5\.pth\.'):
+        stop_for_good(runner, 'The loss is nan')
     for restart in (1, 2):
         with pytest.raises(
-            RuntimeError, match=r'Not started again: The loss is nan\.$'
+            RuntimeError, match=r'Not started again: The loss is nan: .*--resume\.$'
         ):
             start(restart=restart, resume=True)
     assert start(resume=True)[0] and not (work_dir / STOPPED).exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from operator import itemgetter
-from typing import NoReturn
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.engine.batches import field
-from pacl_mmseg.engine.checkpoint import last_good
 from pacl_mmseg.engine.work_dir import stop_for_good
 from pacl_mmseg.registry import HOOKS
 
@@ -91,20 +89,12 @@ class LossWatchHook(RuntimeInfoHook):
                 names = [name.rpartition('/')[0] for name in names]
             in_flight = some(list(dict.fromkeys(names))) or 'data without names'
             what = f'The loss is {loss} at iteration {iteration}'
-            _stop(runner, what, f' In flight: {in_flight}.')
+            stop_for_good(runner, what, f' In flight: {in_flight}.')
         for name, value in runner.bare_model.named_parameters():
             if value.requires_grad and not value.isfinite().all():
                 iteration = runner.message_hub.get_info('iter') + 1
-                _stop(runner, f'{name} is not finite at iteration {iteration}')
-
-
-def _stop(runner: Runner, what: str, more: str = '') -> NoReturn:
-    stop_for_good(
-        runner.work_dir,
-        f'{what}: training stops and writes nothing more; the last good checkpoint is '
-        f'{last_good(runner)}. Lower the learning rate, or use bfloat16 in place of '
-        f'float16, and continue with --resume.{more}',
-    )
+                what = f'{name} is not finite at iteration {iteration}'
+                stop_for_good(runner, what)
 
 
 def some(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
@@ -13,7 +14,6 @@ from torch.utils.data import Dataset
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.token_cache import check_token_caches
-from pacl_mmseg.engine.batches import field
 from pacl_mmseg.engine.checkpoint import plain
 from pacl_mmseg.engine.hooks.loss_watch import some
 from pacl_mmseg.engine.loops import PretrainLoop
@@ -26,12 +26,11 @@ class PretrainHook(Hook):
     """Counters, reports and checkpoint contents of ``ContrastivePretrainRunner``.
 
     The runner registers it by itself, as ``default_hooks.pretrain``. Every iteration it
-    follows the position in the shards and logs ``samples_per_s`` (all processes).
-    Before validation and test it compares the number of classes of the vocabulary with
-    the dataset's. Every ``report_interval`` iterations and at the end it reports the
-    samples trained on, and, of this run and over all processes, those of each source
-    and those skipped; it lists shards found broken in the log and in
-    ``broken_shards.txt`` of the work directory.
+    logs ``samples_per_s`` (all processes). Before validation and test it compares the
+    number of classes of the vocabulary with the dataset's. Every ``report_interval``
+    iterations and at the end it reports the samples trained on, and, of this run and
+    over all processes, those of each source and those skipped; it lists shards found
+    broken in the log and in ``broken_shards.txt`` of the work directory.
 
     Args:
         report_interval: Iterations between two reports.
@@ -54,17 +53,10 @@ class PretrainHook(Hook):
     def before_train(self, runner: Runner) -> None:
         check_token_caches(runner.cfg, runner.bare_model)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         loop, hub = runner.train_loop, runner.message_hub
         if not isinstance(loop, PretrainLoop):
             return
-        loop.shard_progress.update(field(data_batch, 'shard_position'))
         seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
         hub.update_scalar('train/samples_per_s', loop.samples_per_iter / seconds)
         if self.every_n_train_iters(runner, self.report_interval):
