@@ -299,6 +299,7 @@ def test_images_that_cannot_be_kept(model, pixels, tmp_path):
     refused('no random access', shards)
     nowhere = {**pixels, 'data_prefix': dict(img_path='nowhere')}
     refused('None of the 11 images.*11 missing file', nowhere)
+    refused("PackImageText needs 'img'", {**pixels, 'pipeline': pixels['pipeline'][2:]})
     pixels['pipeline'][1]['crop'] = 'random'
     refused('draw random numbers.*center')
     pixels['pipeline'][1]['crop'] = 'center'

@@ -41,7 +41,7 @@ def test_image_is_bgr_channels_first_and_contiguous(contiguous):
 def test_sample_without_image_or_caption_is_refused(missing):
     results = pair()
     del results[missing]
-    with pytest.raises(KeyError, match=f"needs '{missing}'"):
+    with pytest.raises(ValueError, match=f"needs '{missing}'"):
         PackImageText()(results)
 
 

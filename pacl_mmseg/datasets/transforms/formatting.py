@@ -32,7 +32,7 @@ class PackImageText(BaseTransform):
     ``data_samples``, a dict of the other keys.
 
     Raises:
-        KeyError: When packing: the sample has no image or no caption.
+        ValueError: When packing: the sample has no image or no caption.
     """
 
     def transform(self, results: dict) -> dict:
@@ -40,7 +40,7 @@ class PackImageText(BaseTransform):
         inputs = results.get('image_tokens')
         for key in ('img', 'caption') if inputs is None else ('caption',):
             if key not in results:
-                raise KeyError(
+                raise ValueError(
                     f'PackImageText needs {key!r}, but the sample has only '
                     f'{sorted(results)}: put the transform or dataset that gives it '
                     'before.'
