@@ -88,10 +88,10 @@ class FrozenModule(BaseModule):
     def encoding(self) -> Iterator[None]:
         """What the forward of a frozen module runs in: no bookkeeping for autograd.
 
-        Of one that trains, nothing of that.
         Tensors that are made within cannot be saved for a backward: hand out copies in
         ordinary ones. Autocast is off for weights of low precision: of it they would
-        get layer norms in float32, and casts around them.
+        get layer norms in float32, and casts around them. For a module that trains,
+        nothing changes.
         """
         if not self.frozen:
             yield
