@@ -193,17 +193,6 @@ def test_probability_rule(build):
     assert agree(result.seg_logits.data.argmax(0), labels)
     assert 0.5 < (labels == 0).float().mean() < 1
 
-    # Without the names of class 0, the softmax is over the other names alone.
-    foreground = probabilities[CLASS_OF > 0]
-    foreground = foreground / foreground.sum(0)
-    best = foreground.amax(0)
-    labels = CLASS_OF[CLASS_OF > 0][foreground.argmax(0)]
-    threshold = best.median().item()
-    rule = dict(rule='probability', threshold=threshold, names=False)
-    (result,) = build(background=rule, keep_scores=True).predict(image, samples())
-    assert agree(result.pred_sem_seg.data[0], labels.masked_fill(best < threshold, 0))
-    assert agree(result.seg_logits.data.argmax(0), result.pred_sem_seg.data[0])
-
 
 @torch.no_grad()
 def test_entropy_rule_is_over_the_classes_other_than_background(build):

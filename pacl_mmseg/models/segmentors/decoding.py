@@ -29,10 +29,8 @@ class BackgroundRule:
             and competes by its names. ``'probability'``: background too where no class
             reaches ``threshold`` in the softmax over all names (SCLIP, ClearCLIP,
             NACLIP). ``'entropy'``: background where the entropy of the softmax over the
-            classes exceeds ``threshold`` nats (PACL).
+            other classes exceeds ``threshold`` nats (PACL).
         threshold: Of the last two.
-        names: Whether the names of class 0 compete; by default they do, except with
-            ``'entropy'``, where the paper has 20 classes in the softmax.
 
     Raises:
         ValueError: Unknown rule, or a threshold that is missing or out of range.
@@ -40,15 +38,13 @@ class BackgroundRule:
 
     rule: str = 'none'
     threshold: float | None = None
-    names: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice('test_cfg.background.rule', self.rule, RULES)
         if self.rule in ('none', 'names'):
-            if self.threshold is not None or self.names is False:
+            if self.threshold is not None:
                 raise ValueError(
-                    f'The background rule {self.rule!r} takes no threshold, and the '
-                    'names of class 0 compete.'
+                    f'The background rule {self.rule!r} takes no threshold.'
                 )
         elif not isinstance(self.threshold, (int, float)) or self.threshold <= 0:
             raise ValueError(
@@ -59,8 +55,11 @@ class BackgroundRule:
             raise ValueError(
                 f'At a probability threshold of {self.threshold} all is background.'
             )
-        if self.names is None:
-            object.__setattr__(self, 'names', self.rule != 'entropy')
+
+    @property
+    def names(self) -> bool:
+        """Whether the names of class 0 compete."""
+        return self.rule != 'entropy'  # the paper has 20 classes in the softmax
 
     def margin(self, best: Tensor, scores: Tensor, bank: TextBank) -> Tensor:
         """By how much class 0 beats the best class: background where it is positive.
