@@ -28,7 +28,6 @@ class FrozenModule(BaseModule):
 
     Args:
         frozen: If False the module is an ordinary one.
-        init_cfg: See :class:`mmengine.model.BaseModule`.
 
     Attributes:
         description: A phrase that names the encoder in logs and error messages, set
@@ -37,8 +36,8 @@ class FrozenModule(BaseModule):
 
     description: str
 
-    def __init__(self, frozen: bool = True, init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg)
+    def __init__(self, frozen: bool = True) -> None:
+        super().__init__()
         self.frozen = frozen
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_weights)

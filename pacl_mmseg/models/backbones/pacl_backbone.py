@@ -98,9 +98,8 @@ class PACLBackbone(FrozenModule):
         compile: bool = False,
         batch_size: int = 512,
         clip: CustomTextCLIP | None = None,
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(frozen, init_cfg)
+        super().__init__(frozen)
         check_choice('output', output, OUTPUTS)
         check_choice('fit', fit, FITS)
         if not 0 <= interpolate_offset < 1:

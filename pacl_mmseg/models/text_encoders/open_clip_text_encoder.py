@@ -64,9 +64,8 @@ class OpenCLIPTextEncoder(FrozenModule):
         compile: bool = False,
         batch_size: int = 256,
         clip: CustomTextCLIP | None = None,
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(frozen, init_cfg)
+        super().__init__(frozen)
         self.architecture = model_config(model)
         self.description = describe(model, pretrained, init_seed)
         if 'multimodal_cfg' in self.architecture:
