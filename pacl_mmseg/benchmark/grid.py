@@ -92,6 +92,7 @@ class Launcher:
                 status = process.wait()
             except BaseException:  # interrupted: leave no process behind
                 process.terminate()
+                process.wait()  # a training writes a checkpoint
                 raise
         return _reason(log, status) if status else None
 
@@ -168,24 +169,25 @@ class Cell:
         Another protocol, option or checkpoint has another folder, so that no result is
         lost to the next.
         """
-        weights, training = self.checkpoint, None
+        weights = self.checkpoint
         if weights is not None and os.path.isfile(weights):
             weights = file_sha256(weights)
         if isinstance(self.weights, Training):
-            training = str(self.weights.file)
-        made_of = self._config_sha256, training, weights
-        key = hashlib.sha256(repr(made_of).encode()).hexdigest()
+            weights = str(self.weights.file), weights
+        key = hashlib.sha256(repr((self._config_sha256, weights)).encode()).hexdigest()
         return self.work_dir / self.name / key[:8]
 
     def record(self) -> dict[str, Any] | None:
-        """Its result, if there is a good one of this very config and checkpoint."""
-        try:
-            return read_result(self.folder / 'result.json')
-        except ValueError as error:
-            warnings.warn(f'Not taken up: {error}', stacklevel=2)
-        except FileNotFoundError:
-            pass
-        return None
+        """Its result, if there is one; warns of all of its name that are no good."""
+        found = None
+        for path in sorted((self.work_dir / self.name).glob('*/result.json')):
+            try:
+                record = read_result(path)
+            except ValueError as error:
+                warnings.warn(f'Not taken up: {error}', stacklevel=2)
+            else:
+                found = record if path.parent == self.folder else found
+        return found
 
     @functools.cached_property
     def _config_sha256(self) -> str:

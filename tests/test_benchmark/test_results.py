@@ -12,6 +12,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from pacl_mmseg.benchmark import compose, describe_test
+from pacl_mmseg.benchmark.grid import Cell
 from pacl_mmseg.benchmark.results import (
     config_sha256,
     encoders,
@@ -93,11 +94,15 @@ def test_a_damaged_result_is_noticed(tmp_path):
 
 
 def test_a_result_of_the_version_before_is_refused_by_name(tmp_path):
-    path = tmp_path / 'result.json'
+    path = tmp_path / 'voc20' / 'clip' / '0123abcd' / 'result.json'
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps(OLD_RESULT, indent=2))
     sentence = 'is of an earlier version .0.1.0., whose results have no checksum'
     with pytest.raises(ValueError, match=sentence):
         read_result(path)
+    cell = Cell('voc20/clip', compose('clip', 'voc20'), tmp_path)
+    with pytest.warns(UserWarning, match=f'Not taken up: {path} {sentence}'):
+        assert cell.record() is None
 
 
 # As the version before wrote it, shortened.
