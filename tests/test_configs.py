@@ -77,6 +77,7 @@ def test_training_pairs_are_packed_for_their_collate_function(path):
     [
         ('cc3m', 3_318_333, 332),
         ('cc12m', 12_423_374, 1243),
+        ('yfcc15m', 14_829_396, 1483),
         ('30m', 30_571_103, 332 + 1243 + 1483),
     ],
 )

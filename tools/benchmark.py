@@ -37,6 +37,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='checkpoint of each trained method',
     )
     parser.add_argument(
+        '--encoder',
+        default='vitb16',
+        help='vitb16 (the default), vitl14, rn50 or dino_vitb16',
+    )
+    parser.add_argument(
         '--gpus', type=int, default=1, help='processes that share each benchmark'
     )
     parser.add_argument(
@@ -74,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells,
         work_dir,
         Launcher(args.launcher, args.gpus),
-        lambda failures: write_tables(work_dir, rows(cells, failures)),
+        lambda failures: write_tables(work_dir, rows(cells, failures, args.encoder)),
     )
-    print(f'\n{markdown(rows(cells, failures))}')
+    print(f'\n{markdown(rows(cells, failures, args.encoder))}')
     print(f'{work_dir} has results.md, results.json and chart.png.')
     if failures:
         sys.exit(f'\n{len(failures)} of {len(cells)} failed; run again to retry them.')
@@ -110,7 +115,9 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         return [
             Cell(
                 f'{benchmark}/{method}',
-                compose(method, benchmark, args.protocol or 'sclip', options),
+                compose(
+                    method, benchmark, args.protocol or 'sclip', options, args.encoder
+                ),
                 Path(args.work_dir),
                 checkpoints.get(method),
             )
@@ -136,14 +143,17 @@ def plan(cells: Sequence[Cell]) -> int:
     return int(bool(everything))
 
 
-def rows(cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[dict]:
+def rows(
+    cells: Sequence[Cell], failures: Mapping[Cell, str], encoder: str
+) -> list[dict]:
     """The lines of the table."""
     from pacl_mmseg.benchmark.tables import table_row
 
     lines = []
     for cell in cells:
         benchmark, method = cell.name.split('/')
-        lines.append(table_row(method, benchmark, cell.record(), failures.get(cell)))
+        found = cell.record(), failures.get(cell)
+        lines.append(table_row(method, benchmark, *found, encoder))
     return lines
 
 

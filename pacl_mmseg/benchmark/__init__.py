@@ -1,6 +1,6 @@
 """Evaluating methods on benchmarks: protocols, cells, their records and tables."""
 
-from pacl_mmseg.benchmark.configs import BENCHMARKS, compose
+from pacl_mmseg.benchmark.configs import BENCHMARKS, ENCODERS, compose
 from pacl_mmseg.benchmark.methods import METHODS
 from pacl_mmseg.benchmark.protocols import (
     PROTOCOLS,
@@ -13,6 +13,7 @@ from pacl_mmseg.benchmark.results import describe_test, evaluation_record
 
 __all__ = [
     'BENCHMARKS',
+    'ENCODERS',
     'METHODS',
     'PROTOCOLS',
     'apply_augmentation',

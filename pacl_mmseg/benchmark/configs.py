@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from pacl_mmseg.apis.config import apply_options, load_config
 from pacl_mmseg.benchmark.methods import METHODS
@@ -16,6 +16,7 @@ from pacl_mmseg.utils.names import check_name
 
 SMALL_WORLD = 'small_world'
 BENCHMARKS = (*REAL_BENCHMARKS, SMALL_WORLD)
+ENCODERS = ('vitb16', 'vitl14', 'rn50', 'dino_vitb16')
 
 
 def compose(
@@ -23,6 +24,7 @@ def compose(
     benchmark: str,
     protocol: str = 'sclip',
     options: Mapping[str, Any] | None = None,
+    encoder: str = ENCODERS[0],
 ) -> Config:
     """The config of a method on a benchmark.
 
@@ -34,13 +36,18 @@ def compose(
             own configs.
         protocol: One of :data:`~pacl_mmseg.benchmark.protocols.PROTOCOLS`.
         options: Changes after that, as ``--cfg-options`` makes them.
+        encoder: One of :data:`ENCODERS`, of a real benchmark.
 
     Raises:
-        ValueError: Unknown name; the message suggests the nearest.
+        ValueError: Unknown name; the message suggests the nearest. Or the encoder lacks
+            what makes the method.
     """
+    check_name('encoder', encoder, ENCODERS)
     check_name('method', method, METHODS)
     check_name('benchmark', benchmark, BENCHMARKS)
     if benchmark == SMALL_WORLD:
+        if encoder != ENCODERS[0]:
+            raise ValueError(f'{SMALL_WORLD} has its own encoder: leave --encoder out.')
         return load_config(str(CONFIGS / SMALL_WORLD / f'{method}.py'), options)
     bases = [
         CONFIGS / '_base_' / 'models' / f'{method}_vitb16.py',
@@ -49,6 +56,32 @@ def compose(
     ]
     cfg = Config.fromstring(f'_base_ = {[str(path) for path in bases]}\n', '.py')
     cfg = unformatted(cfg)
+    _use_encoder(cfg.model, encoder)
     apply_protocol(cfg, protocol, benchmark)
     apply_options(cfg, options)
     return cfg
+
+
+def _use_encoder(model: ConfigDict, encoder: str) -> None:
+    """Put another encoder into a method's model, in place.
+
+    As ``pacl_<encoder>.py`` has it, and over that what the method changes in PACL's
+    backbone.
+    """
+    if encoder == ENCODERS[0]:
+        return
+    theirs, ours = (
+        Config.fromfile(CONFIGS / '_base_' / 'models' / f'pacl_{name}.py').model
+        for name in (encoder, ENCODERS[0])
+    )
+    if theirs.backbone.type == 'TimmTower' and not model.get('neck'):
+        raise ValueError(
+            f'The tokens of {encoder} are in no space of texts: only methods with a '
+            'trained embedder, such as pacl, take this encoder.'
+        )
+    changed = {k: v for k, v in model.backbone.items() if ours.backbone.get(k) != v}
+    model.encoder = theirs.encoder
+    model.backbone = ConfigDict(theirs.backbone, **changed)
+    if model.get('neck'):
+        sizes = ('in_channels', 'out_channels')
+        model.neck.update({name: theirs.neck[name] for name in sizes})

@@ -15,6 +15,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from pacl_mmseg.datasets.preparation.layout import chosen, has_content, open_dataset
 from pacl_mmseg.models.encoder import hand_over, tower_configs
 from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.models.timm_model import build_timm, is_timm, timm_record
 from pacl_mmseg.registry import DATASETS, kind_of
 
 
@@ -75,28 +76,37 @@ def missing_weights(cfg: Config, fetch: bool) -> str | None:
         cfg: Config of a test.
         fetch: Download what is not here yet; if False, that is what is said.
     """
-    tower = next(iter(tower_configs(hand_over(cfg.model))), {})
-    model, weights = tower.get('model'), tower.get('pretrained')
-    if weights is None or os.path.isfile(os.path.expanduser(weights)):
-        return None
-    if not isinstance(model, str):
-        return f'There is no weights file {weights}.'
-    return _missing_tag(model, weights, fetch)
+    for tower in tower_configs(hand_over(cfg.model)):
+        model, weights = tower.get('model'), tower.get('pretrained')
+        if weights is None or os.path.isfile(os.path.expanduser(weights)):
+            continue
+        if not isinstance(model, str):
+            return f'There is no weights file {weights}.'
+        if found := _missing_tag(model, weights, fetch):
+            return found
+    return None
 
 
 @functools.cache
 def _missing_tag(model: str, tag: str, fetch: bool) -> str | None:
-    source = open_clip.get_pretrained_cfg(model, tag)
+    build = build_timm if is_timm(model) else build_open_clip
+    if is_timm(model):
+        try:
+            source = dict(hf_hub=f'{timm_record(model, tag)["hf_hub_id"]}/')
+        except ValueError as error:
+            return str(error)
+    else:
+        source = open_clip.get_pretrained_cfg(model, tag)
     if source and _is_cached(source):
         return None
     if source and not fetch:
         return (
             f'The {tag!r} weights of {model} are not on this machine yet and will be '
-            'downloaded; without internet access set model.encoder.pretrained to a '
-            'file.'
+            'downloaded; without internet access set its `pretrained` in model.encoder '
+            'to a file.'
         )
     try:
-        build_open_clip(model, tag)
+        build(model, tag)
     except (ValueError, RuntimeError) as error:
         return str(error)
     return None

@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict
 
 from pacl_mmseg.datasets.preparation.official import OFFICIAL
 from pacl_mmseg.models.decode_heads.zero_shot_text_head import resolve_vocabulary
-from pacl_mmseg.models.encoder import hand_over
+from pacl_mmseg.models.encoder import hand_over, is_tower
 from pacl_mmseg.models.open_clip_model import describe, model_config
 from pacl_mmseg.models.segmentors.decoding import BackgroundRule, Decoding
 from pacl_mmseg.paths import CONFIGS
@@ -54,6 +54,8 @@ PARTS = dict(
     backbone='PACLBackbone',
     decode_head='ZeroShotTextHead',
 )
+# How a CLIP ViT takes images that its patches do not tile; other towers have own ways.
+OF_CLIP_VIT = ('fit', 'interpolate_offset')
 LONG_SIDE = 2048  # of a resized image at most; all protocols here have the same
 AFTER_FLIPS = ('LoadAnnotations', 'LoadSegmentationMask', 'PackSegInputs')
 PIPELINES = ('test_pipeline', 'tta_pipeline', 'val_dataloader', 'test_dataloader')
@@ -202,8 +204,11 @@ def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
     for name, (part, key) in SETTINGS.items():
         if name not in changed:
             continue
-        found = kind_of(model if part == 'test_cfg' else model.get(part))
-        if found != PARTS[part]:
+        config = model if part == 'test_cfg' else model.get(part)
+        found, takes = kind_of(config), key in (_parameters(config) or ())
+        if name in OF_CLIP_VIT and is_tower(config) and not takes:
+            continue  # and the result says that there is none
+        if found != PARTS[part] and not takes:
             raise ValueError(
                 f'The protocol {protocol!r} sets {key!r} of a {PARTS[part]}; this '
                 f'config has a {found}.'
@@ -318,7 +323,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
     same = [name for name, differs in others.items() if not differs]
     nearest = min(others, key=lambda name: len(others[name]), default=None)
     backbone = _options(hand_over(_segmentor(cfg)), 'backbone')
-    if settings['token_stride'] is None and 'model' in backbone:
+    if settings['token_stride'] is None and kind_of(backbone) == PARTS['backbone']:
         patch_size = model_config(backbone['model'])['vision_cfg'].get('patch_size')
         settings['token_stride'] = patch_size
     return dict(
@@ -381,14 +386,21 @@ def _options(model: Mapping, part: str) -> dict[str, Any]:
     """What a part of the model is configured with, over the defaults of our types."""
     given = model.get(part)
     given = dict(given) if isinstance(given, Mapping) else {}  # or several heads
-    if kind_of(model if part == 'test_cfg' else given) != PARTS[part]:
-        return given
     if part == 'test_cfg':
+        if kind_of(model) != PARTS[part]:
+            return given
         Decoding.from_test_cfg(given)  # complains about what is no option
         defaults = {f.name: f.default for f in fields(Decoding)}
         return dict(defaults, mode='whole', background={}) | given
-    parameters = inspect.signature(MODELS.get(PARTS[part])).parameters
-    return {name: parameter.default for name, parameter in parameters.items()} | given
+    return (_parameters(given) or {}) | given
+
+
+def _parameters(config: Any) -> dict[str, Any] | None:
+    """Options of a tower or of our head, with their defaults; None of other parts."""
+    if kind_of(config) != PARTS['decode_head'] and not is_tower(config):
+        return None
+    parameters = inspect.signature(MODELS.get(config['type'])).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def _in_full(name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pacl_mmseg.benchmark.chart import draw_chart
-from pacl_mmseg.benchmark.configs import compose
+from pacl_mmseg.benchmark.configs import ENCODERS, compose
 from pacl_mmseg.benchmark.protocols import format_protocol, read_method, subset_in_words
 from pacl_mmseg.benchmark.results import write_json, write_text
 from pacl_mmseg.datasets.preparation import OFFICIAL
@@ -80,7 +80,11 @@ def find_published(
 
 
 def table_row(
-    method: str, benchmark: str, record: Mapping[str, Any] | None, failure: str | None
+    method: str,
+    benchmark: str,
+    record: Mapping[str, Any] | None,
+    failure: str | None,
+    encoder: str = ENCODERS[0],
 ) -> dict[str, Any]:
     """One line of the table: all columns, and ``record``, ``failure``, ``notes``.
 
@@ -88,6 +92,7 @@ def table_row(
         method, benchmark: The cell.
         record: Its ``result.json``, if it has one.
         failure: Why it has none.
+        encoder: One of :data:`~pacl_mmseg.benchmark.configs.ENCODERS`.
     """
     row = dict.fromkeys(COLUMNS) | dict(method=method, benchmark=benchmark)
     row |= dict(record=record, failure=failure, notes={})
@@ -111,7 +116,7 @@ def table_row(
         complete = False
         row['notes']['mIoU'] = f'on {images} images; the split has {official.images}'
     is_known = record['method'] == json.loads(
-        json.dumps(read_method(compose(method, benchmark)))
+        json.dumps(read_method(compose(method, benchmark, encoder=encoder)))
     )
     if not is_known:
         row['notes']['method'] = f'with options that are not those of {method}'

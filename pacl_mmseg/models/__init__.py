@@ -1,4 +1,9 @@
-from pacl_mmseg.models.backbones import FrozenBackbone, PACLBackbone
+from pacl_mmseg.models.backbones import (
+    CLIPResNet,
+    FrozenBackbone,
+    PACLBackbone,
+    TimmTower,
+)
 from pacl_mmseg.models.data_preprocessor import CLIPDataPreProcessor
 from pacl_mmseg.models.decode_heads import CompatibilityFunction, ZeroShotTextHead
 from pacl_mmseg.models.losses import InfoNCELoss
@@ -8,12 +13,14 @@ from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
 
 __all__ = [
     'CLIPDataPreProcessor',
+    'CLIPResNet',
     'CompatibilityFunction',
     'FrozenBackbone',
     'InfoNCELoss',
     'OpenCLIPTextEncoder',
     'PACLBackbone',
     'PatchEmbedder',
+    'TimmTower',
     'ZeroShotSegmentor',
     'ZeroShotTextHead',
 ]

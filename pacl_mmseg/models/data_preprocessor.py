@@ -43,7 +43,7 @@ class CLIPDataPreProcessor(SegDataPreProcessor):
         ValueError: Unknown precision.
     """
 
-    encoder_keys = ('model', 'pretrained', 'dtype')
+    encoder_keys, encoder_tower = ('model', 'pretrained', 'dtype'), 'vision'
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
 
 from pacl_mmseg.models.open_clip_weights import load_weights
+from pacl_mmseg.models.timm_model import is_timm, timm_preprocess_config
 from pacl_mmseg.utils.names import check_name, did_you_mean
 
 # What open_clip knows of an architecture and no part here goes by, and why.
@@ -42,6 +43,12 @@ def model_config(model: str | Mapping) -> dict[str, Any]:
         config.pop('custom_text', None)  # here towers always are apart
         _check_architecture(config)
         return config
+    if is_timm(model):
+        raise ValueError(
+            f'{model} is a vision tower alone: name it in model.encoder.vision, with a '
+            'backbone of type TimmTower, and an open_clip model for the texts in '
+            'model.encoder.text.'
+        )
     config = open_clip.get_model_config(model)
     if config is None:
         raise ValueError(
@@ -59,8 +66,10 @@ def preprocess_config(
     Returns:
         ``size`` (pixels), ``mean`` and ``std`` (RGB, in 0..1), ``interpolation``
         and ``resize_mode``, as open_clip's ``PreprocessCfg`` names them. A tag's own
-        values win over open_clip's defaults.
+        values win over open_clip's defaults. Of a timm model, timm's.
     """
+    if is_timm(model):
+        return timm_preprocess_config(model, pretrained)
     values = vars(open_clip.transform.PreprocessCfg()).copy()
     values['size'] = model_config(model)['vision_cfg'].get('image_size', 224)
     if isinstance(model, str) and pretrained is not None:

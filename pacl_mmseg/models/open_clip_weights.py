@@ -58,7 +58,7 @@ def load_weights(clip: CustomTextCLIP, path: str) -> None:
     if path.endswith(('.npz', '.npy')):
         load_checkpoint(clip, path)
         return
-    weights = _read(path)
+    weights = read_weights(path)
     if any(key in weights for key in _OPENAI):
         weights = {k: v for k, v in weights.items() if k not in _OPENAI}
         if not any(isinstance(module, QuickGELU) for module in clip.modules()):
@@ -91,8 +91,16 @@ def load_weights(clip: CustomTextCLIP, path: str) -> None:
     clip.load_state_dict(weights)
 
 
-def _read(path: str) -> dict[str, Tensor]:
-    """The tensors of a file, by the names that it gives them."""
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a file, by the names that it gives them; nothing is executed.
+
+    Args:
+        path: A state dict, or one in ``'state_dict'`` or ``'model'``, as PyTorch,
+            TorchScript or safetensors write it.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     try:
         if path.endswith('.safetensors'):
             content = load_file(path)
@@ -105,8 +113,9 @@ def _read(path: str) -> dict[str, Tensor]:
             'it is damaged, or holds Python objects, which are not loaded: save its '
             'state dict alone'
         ) from error
-    if isinstance(content, Mapping) and 'state_dict' in content:
-        content = content['state_dict']
+    for key in ('state_dict', 'model'):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise ValueError('it holds no state dict')
     for key, value in content.items():

@@ -120,7 +120,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize('what', ['weights', 'model', 'dtype'])
+@pytest.mark.parametrize('what', ['weights', 'model', 'dtype', 'pair', 'one_side'])
 @pytest.mark.parametrize('way', WAYS, ids=lambda way: way.__name__)
 @pytest.mark.filterwarnings('ignore:Checkpoint is not loaded')
 def test_it_is_in_force_in_every_part(way, what, config, tiny_clip, weights):
@@ -128,24 +128,36 @@ def test_it_is_in_force_in_every_part(way, what, config, tiny_clip, weights):
         weights=dict(model=dict(OTHER, _delete_=True), pretrained=weights),
         model=dict(model=dict(OTHER, _delete_=True), init_seed=3),
         dtype=dict(dtype='bfloat16'),
+        pair=dict(
+            model=tiny_clip,
+            init_seed=5,
+            dtype='bfloat16',
+            vision=dict(model=OTHER, pretrained=weights),
+        ),
+        one_side=dict(vision=dict(model=OTHER, init_seed=3, dtype='bfloat16')),
     )[what]
-    architecture = tiny_clip if what == 'dtype' and way is not by_delete else OTHER
-    if way is by_delete:  # there `model` replaces nothing
-        changes['model'] = OTHER
-    seed = changes.get('init_seed', 0)
-    expected = build_open_clip(architecture, changes.get('pretrained'), seed)
+    if way is by_delete and what != 'pair':  # there `model` replaces nothing
+        changes['model'] = tiny_clip if what == 'one_side' else OTHER
+    same = tiny_clip if what == 'dtype' and way is not by_delete else OTHER
+    vision, text, dtypes = dict(
+        weights=([same, weights], [same, weights], ['float32', 'float32']),
+        model=([same, None, 3], [same, None, 3], ['float32', 'float32']),
+        dtype=([same], [same], ['bfloat16', 'bfloat16']),
+        pair=([OTHER, weights], [tiny_clip, None, 5], ['bfloat16', 'bfloat16']),
+        one_side=([OTHER, None, 3], [tiny_clip], ['bfloat16', 'float32']),
+    )[what]
     model = way(config, changes)
-    dtype = torch.bfloat16 if what == 'dtype' else torch.float32
-    for mine, theirs in (
-        (model.backbone.visual, expected.visual),
-        (model.decode_head.text_encoder.text, expected.text),
+    dtypes = [getattr(torch, dtype) for dtype in dtypes]
+    for mine, theirs, dtype in (
+        (model.backbone.visual, build_open_clip(*vision).visual, dtypes[0]),
+        (model.decode_head.text_encoder.text, build_open_clip(*text).text, dtypes[1]),
     ):
         theirs = theirs.to(dtype).state_dict()
         assert mine.state_dict().keys() == theirs.keys()
         for name, value in mine.state_dict().items():
             assert torch.equal(value, theirs[name])
-    assert model.data_preprocessor.dtype == dtype
-    length = architecture['text_cfg']['context_length']
+    assert model.data_preprocessor.dtype == dtypes[0]
+    length = text[0]['text_cfg']['context_length']
     assert model.decode_head.text_encoder.tokenize(['a']).shape == (1, length)
 
 
@@ -177,6 +189,26 @@ def test_other_mistakes(ours):
     for lacking in (dict(pretrained='openai'), 'ViT-B-16'):
         with pytest.raises(ValueError, match='names an open_clip `model`, as in'):
             MODELS.build(dict(ours, encoder=lacking))
+    for encoder, message in (
+        (dict(ours.encoder, vision=dict(pretraned='a')), r'encoder.vision .pretraned'),
+        (dict(vision=dict(model='RN50')), 'or one for each of `vision` and `text`'),
+        (dict(ours.encoder, text='RN50'), 'or one for each of `vision` and `text`'),
+        (
+            dict(vision=ours.encoder, text=ours.encoder, init_seed=3),
+            'model.encoder.init_seed is of no tower.*_delete_=True.*vision.init_seed',
+        ),
+        (
+            dict(ours.encoder, dtype='float16')
+            | dict(vision=dict(dtype='float32'), text=dict(dtype='float32')),
+            'model.encoder.dtype is of no tower',
+        ),
+        (
+            dict(model='timm/test_vit'),
+            'test_vit is a vision tower alone: name it in model.encoder.vision',
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MODELS.build(dict(ours, encoder=encoder))
     lone = dict(type='ZeroShotSegmentor', encoder=dict(model='ViT-B-16'))
     with pytest.raises(ValueError, match='reaches no part'):
         hand_over(dict(lone, backbone=dict(type='ResNetV1c', depth=18)))
@@ -218,9 +250,15 @@ def test_under_another_backbone_it_is_the_texts(ours):
     )
     ours.neck.in_channels = 48
     ours.encoder.dtype = 'bfloat16'
+    with pytest.raises(ValueError, match='type FrozenBackbone: set its mean and std'):
+        MODELS.build(ours)
+    with pytest.raises(ValueError, match='vision reaches no part: the backbone, Froz'):
+        MODELS.build(dict(ours, encoder=dict(ours.encoder, vision=dict(dtype='x'))))
+    ours.data_preprocessor.update(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
     model = MODELS.build(ours).eval()
     assert model.decode_head.text_encoder.text.ln_final.weight.dtype == torch.bfloat16
     assert model.data_preprocessor.dtype == torch.float32  # of another encoder
+    assert model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
     other = dict(model='ViT-B-16', pretrained=None, dtype='bfloat16')
     ours.data_preprocessor.update(other)
     assert hand_over(ours).data_preprocessor == dict(ours.data_preprocessor, **other)
@@ -289,6 +327,23 @@ def test_the_runner_tells_transforms(ours, tmp_path):
     assert written.dataset.dataset.pipeline[:2] == steps  # so that it can be changed
     with pytest.raises(ValueError, match='CLIPResizeCrop prepares data for an open_cl'):
         TRANSFORMS.build(steps[0])
+
+
+def test_transforms_take_that_of_their_tower():
+    cfg = load_config(CONFIGS / 'pacl_dino_vitb16_cc12m.py')
+    steps = hand_to_transforms(cfg.train_dataloader, cfg.model).dataset.pipeline
+    crop, tokens = steps[-3:-1]
+    assert (crop.model, crop.pretrained) == ('timm/vit_base_patch16_224.dino', 'dino')
+    assert tokens.model == 'ViT-B-16-quickgelu'
+    handed = hand_over(cfg.model)
+    assert handed.data_preprocessor.model == handed.backbone.model == crop.model
+    assert handed.decode_head.text_encoder.pretrained == 'openai'
+    # Parts of a stock segmentor say it themselves, and other texts than its images.
+    stock = dict(handed, type='EncoderDecoder')
+    assert hand_to_transforms(cfg.train_dataloader, stock).dataset.pipeline == steps
+    stock['data_preprocessor'].pretrained = 'mae'
+    with pytest.raises(ValueError, match=r"backbone has pretrained='dino', but.*'mae'"):
+        hand_over(stock)
 
 
 def test_transforms_take_it_or_are_checked():

@@ -167,7 +167,7 @@ class TokenizeCaption(BaseTransform):
         ValueError: If the model is unknown, or nobody named one.
     """
 
-    encoder_keys = ('model',)
+    encoder_keys, encoder_tower = ('model',), 'text'
 
     def __init__(self, model: str | Mapping | None = None) -> None:
         check_named(self, model)

@@ -243,7 +243,7 @@ class CLIPResizeCrop(BaseTransform):
             less than 1.
     """
 
-    encoder_keys = ('model', 'pretrained')
+    encoder_keys, encoder_tower = ('model', 'pretrained'), 'vision'
 
     def __init__(
         self,

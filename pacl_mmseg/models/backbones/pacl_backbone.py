@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from pacl_mmseg.models.backbones.dense_attention import build_dense_attention
+from pacl_mmseg.models.backbones.fit import FITS, fit_to_patches
 from pacl_mmseg.models.encoder import ENCODER_KEYS
 from pacl_mmseg.models.frozen import FrozenModule
 from pacl_mmseg.models.open_clip_block import block_runner, call_block, is_plain
@@ -21,7 +22,6 @@ from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.names import check_choice
 
 OUTPUTS = ('block', 'norm', 'projection')
-FITS = ('resize', 'crop')
 
 
 @MODELS.register_module()
@@ -79,7 +79,7 @@ class PACLBackbone(FrozenModule):
         ValueError: Bad option, or a model without an open_clip ViT vision tower.
     """
 
-    encoder_keys, encoder_tower = ENCODER_KEYS, 'visual'
+    encoder_keys, encoder_tower = ENCODER_KEYS, 'vision'
 
     def __init__(
         self,
@@ -113,7 +113,8 @@ class PACLBackbone(FrozenModule):
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError(
                 f'{self.description} has a {type(self.visual).__name__} vision tower; '
-                'PACLBackbone needs an open_clip VisionTransformer (a ViT-* model).'
+                'PACLBackbone needs an open_clip VisionTransformer (a ViT-* model); of '
+                'a ResNet (RN50) the backbone is a CLIPResNet, of timm a TimmTower.'
             )
         if output != 'block' and self.visual.attn_pool is not None:
             raise ValueError(
@@ -229,20 +230,9 @@ class PACLBackbone(FrozenModule):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         visual = self.visual
-        size = tuple(images.shape[-2:])
-        rounded = math.ceil if self.fit == 'resize' else math.floor
-        axes = list(zip(size, self.patch_size, self.stride, strict=True))
-        grid = tuple(max(rounded((n - patch) / step), 0) + 1 for n, patch, step in axes)
-        covered = tuple(
-            (count - 1) * step + patch
-            for count, (_, patch, step) in zip(grid, axes, strict=True)
-        )
-        if any(c > n for c, n in zip(covered, size, strict=True)):
-            images = F.interpolate(
-                images, covered, mode='bilinear', align_corners=False
-            )
+        images, grid = fit_to_patches(images, self.patch_size, self.stride, self.fit)
         weight = visual.conv1.weight
-        images = images[..., : covered[0], : covered[1]].to(weight.dtype)
+        images = images.to(weight.dtype)
         if self.stride == self.patch_size:
             # Patches side by side: a matrix product like all others, where how well a
             # convolution of three channels does is up to the library.

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.decode_heads import ZeroShotTextHead
-from pacl_mmseg.models.encoder import IDENTITY, hand_over, tower_configs
-from pacl_mmseg.models.open_clip_model import build_open_clip
+from pacl_mmseg.models.encoder import with_encoder
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
 from pacl_mmseg.models.text_encoders import TextBank
@@ -40,7 +39,9 @@ class ZeroShotSegmentor(EncoderDecoder):
         encoder: ``model``, ``pretrained``, ``init_seed``, ``dtype`` and ``compile`` of
             an open_clip model, as :class:`PACLBackbone` takes them. It is built once,
             and data preprocessor, backbone and text encoder, where they are those of
-            this package, get all of that and say no other. None: each says its own.
+            this package, get all of that and say no other. Or these for each tower, in
+            ``vision`` and ``text``
+            (:func:`~pacl_mmseg.models.encoder.by_tower`). None: each part says its own.
         **kwargs: As for ``EncoderDecoder``. ``test_cfg``, beside MMSeg's ``mode``,
             ``crop_size`` and ``stride``, takes:
 
@@ -66,12 +67,7 @@ class ZeroShotSegmentor(EncoderDecoder):
     """
 
     def __init__(self, encoder: Mapping | None = None, **kwargs) -> None:
-        kwargs = hand_over(dict(kwargs, encoder=encoder))
-        if encoder is not None:
-            clip = build_open_clip(**{k: encoder[k] for k in IDENTITY if k in encoder})
-            for tower in tower_configs(kwargs):
-                tower['clip'] = clip
-        super().__init__(**kwargs)
+        super().__init__(**with_encoder(kwargs, encoder))
         Decoding.from_test_cfg(self.test_cfg)  # complain now, not when testing
         if self.train_cfg:
             raise ValueError(
