@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         apply_augmentation(cfg)
     description = describe_test(cfg, args.checkpoint)
     if args.show or args.show_dir:
+        if description['protocol'].get('square'):
+            raise ValueError(
+                'Squares are scored under this protocol, and files are no squares: for '
+                'pictures test without it.'
+            )
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         hooks.visualization = dict(
             type='SegVisualizationHook',

@@ -32,8 +32,8 @@ REAL_BENCHMARKS = tuple(OFFICIAL)
 # Those whose class 0 is the background.
 WITH_BACKGROUND = ('voc21', 'context60', 'coco_object')
 
-# Setting, and where a model config has it: part, key. The short side of the image, one
-# more setting, is in the pipelines.
+# Setting, and where a model config has it: part, key. Two more, the short side of the
+# image and whether it is scored as a square, are in the pipelines.
 SETTINGS = {
     'mode': ('test_cfg', 'mode'),
     'window': ('test_cfg', 'crop_size'),
@@ -56,6 +56,7 @@ PARTS = dict(
 )
 # How a CLIP ViT takes images that its patches do not tile; other towers have own ways.
 OF_CLIP_VIT = ('fit', 'interpolate_offset')
+SQUARE = 'SquareImageAndMask'
 LONG_SIDE = 2048  # of a resized image at most; all protocols here have the same
 AFTER_FLIPS = ('LoadAnnotations', 'LoadSegmentationMask', 'PackSegInputs')
 PIPELINES = ('test_pipeline', 'tta_pipeline', 'val_dataloader', 'test_dataloader')
@@ -171,6 +172,20 @@ _PACL_PAPER = Protocol(
         for name in WITH_BACKGROUND
     },
 )
+# kahnchana/clippy at 04bf78b: src/evaluation, whose one benchmark is VOC21. Names of 39
+# more things are class 0; nothing is scaled, and no rule but the names decides.
+_CLIPPY = Protocol(
+    general=dict(
+        **_WITHOUT_WINDOWS,
+        short_side=224,
+        square='crop',
+        templates='clippy',
+        logit_scale=1.0,
+        area_threshold=None,
+    ),
+    benchmarks={name: dict(background=dict(rule='names')) for name in WITH_BACKGROUND}
+    | dict(voc21=dict(names='voc21_clippy', background=dict(rule='names'))),
+)
 PROTOCOLS = dict(
     # wangf3014/SCLIP at b56bd30, configs/cfg_*.py over the defaults of
     # clip_segmentor.py: what the configs say by themselves.
@@ -180,6 +195,7 @@ PROTOCOLS = dict(
     naclip_pamr=_NACLIP_PAMR,
     dinoiser=_DINOISER,
     pacl_paper=_PACL_PAPER,
+    clippy=_CLIPPY,
 )
 
 
@@ -198,9 +214,9 @@ def apply_protocol(cfg: Config, protocol: str, benchmark: str) -> None:
     check_name('benchmark with published protocols', benchmark, REAL_BENCHMARKS)
     model = _segmentor(cfg)
     changed = PROTOCOLS[protocol].difference(benchmark, read_settings(cfg))
-    if 'short_side' in changed:
-        for resize in _resizes([cfg.get(key) for key in PIPELINES]):
-            resize.update(scale=(LONG_SIDE, changed['short_side']), keep_ratio=True)
+    if 'square' in changed or 'short_side' in changed:
+        settings = PROTOCOLS[protocol].settings(benchmark)
+        _set_size(cfg, settings['short_side'], settings['square'])
     for name, (part, key) in SETTINGS.items():
         if name not in changed:
             continue
@@ -277,8 +293,9 @@ def read_settings(cfg: Config) -> dict[str, Any]:
     for name in ('window', 'window_stride'):
         sides = settings[name] if settings['mode'] == 'slide' else None
         settings[name] = _one_or_all(sides or ())
-    resizes = _resizes(cfg.get('test_dataloader'))
+    resizes = list(_resizes(cfg.get('test_dataloader')))
     settings['short_side'] = _one_or_all(map(_short_side, resizes))
+    settings['square'] = _one_or_all(resize.get('image') for resize in resizes)
     settings['tta'] = _segmentor(cfg) is not cfg.model
     return settings
 
@@ -353,7 +370,7 @@ def format_protocol(protocol: Mapping[str, Any]) -> str:
         title += f' ({p["nearest"]}, but {", ".join(differs)})'
     settings = [
         f'{name} {in_words(p[name])}'
-        for name in ('short_side', *SETTINGS, 'tta', 'names_sha256')
+        for name in ('short_side', 'square', *SETTINGS, 'tta', 'names_sha256')
         if p[name] is not None
     ]
     lines = ([p['weights'], p['precision']], settings)
@@ -432,12 +449,35 @@ def _resizes(node: Any) -> Iterator[dict]:
     return (
         part
         for _, part in walk(node)
-        if kind_of(part) == 'Resize' and part.get('scale')
+        if (kind_of(part) == 'Resize' and part.get('scale')) or kind_of(part) == SQUARE
     )
+
+
+def _set_size(cfg: Config, short_side: int, square: str | None) -> None:
+    """Make a config resize to a short side, and its datasets give squares or not."""
+    resize = dict(type='Resize', scale=(LONG_SIDE, short_side), keep_ratio=True)
+    to_square = dict(type=SQUARE, size=short_side, image=square)
+    for key in ('val_dataloader', 'test_dataloader'):
+        for _, part in walk(cfg.get(key)):
+            steps = part.get('pipeline', ())
+            if not steps or any(kind_of(s) == SQUARE for s in steps) == bool(square):
+                continue
+            rest = [s for s in steps if kind_of(s) not in ('Resize', SQUARE)]
+            # Masks are loaded after the one, and before the other.
+            first, *others, last = rest
+            part['pipeline'] = (
+                [first, *others, to_square, last]
+                if square
+                else [first, resize, *others, last]
+            )
+    for step in _resizes([cfg.get(key) for key in PIPELINES]):
+        step.update(to_square if kind_of(step) == SQUARE else resize)
 
 
 def _short_side(resize: Mapping) -> Any:
     """The short side that a step resizes to, or its scale if that is something else."""
+    if kind_of(resize) == SQUARE:
+        return resize.get('size', 224)
     scale = _plain(resize['scale'])
     if not resize.get('keep_ratio') or isinstance(scale, int):
         return scale

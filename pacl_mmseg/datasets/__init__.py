@@ -15,6 +15,7 @@ from pacl_mmseg.datasets.transforms import (
     NounPrompt,
     PackImageText,
     PickCaption,
+    SquareImageAndMask,
     TokenizeCaption,
     collate_image_text,
 )
@@ -38,6 +39,7 @@ __all__ = [
     'ShuffledDraws',
     'SmallWorldCaptions',
     'SmallWorldSegmentation',
+    'SquareImageAndMask',
     'TokenizeCaption',
     'collate_image_text',
 ]

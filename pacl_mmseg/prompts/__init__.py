@@ -1,4 +1,4 @@
-from .templates import TEMPLATES, get_templates
+from .templates import TEMPLATES, fill_template, get_templates
 from .vocabulary import Vocabulary
 
-__all__ = ['TEMPLATES', 'Vocabulary', 'get_templates']
+__all__ = ['TEMPLATES', 'Vocabulary', 'fill_template', 'get_templates']

@@ -11,6 +11,8 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'plain': ('{}',),
     'photo': ('a photo of a {}.',),
+    # kahnchana/clippy at 04bf78b, src/evaluation/segmentation.py: no full stop.
+    'clippy': ('a photo of a(n) {}',),
     # The seven of CLIP's prompt-engineering notebook that PACL uses.
     'pacl7': (
         'itap of a {}.',
@@ -26,6 +28,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """Sets that have a name; the last two are from libraries that publish them."""
 
+_ARTICLE = 'a(n) {}'
 _ONE_PLACE = re.compile(r'[^{}]*{}[^{}]*')
 
 
@@ -34,7 +37,7 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         templates: A name in :data:`TEMPLATES`, or a sequence of templates in each of
-            which ``{}`` stands for the name.
+            which ``{}`` stands for the name; see :func:`fill_template`.
 
     Returns:
         The templates.
@@ -60,3 +63,13 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
                 f'{template!r}'
             )
     return templates
+
+
+def fill_template(template: str, name: str) -> str:
+    """A prompt: a template with a name in its place.
+
+    ``'a(n) {}'`` becomes ``an`` before a name whose first letter is a vowel, else
+    ``a``: by the letter, not the sound, as CLIPpy's evaluation has it.
+    """
+    article = 'an' if name[:1].lower() in set('aeiou') else 'a'
+    return template.replace(_ARTICLE, f'{article} {{}}').format(name)

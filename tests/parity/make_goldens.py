@@ -217,6 +217,67 @@ def dinoiser(clone: Path) -> dict[str, Tensor]:
     return outcome('windows', resized.argmax(0), resized)
 
 
+@torch.enable_grad()
+def clippy(clone: Path) -> dict[str, Tensor]:
+    # Packages whose own __init__ imports what is not installed, or another open_clip.
+    for name in ('evaluation', 'training', 'open_clip'):
+        package = ModuleType(f'clone_{name}')
+        package.__path__ = [str(clone / 'src' / name)]
+        sys.modules[package.__name__] = package
+    sys.modules['training'] = sys.modules['clone_training']  # imported by that name
+    module = importlib.import_module('clone_evaluation.segmentation')
+    net = fill(open_clip.model.CLIP(**recipe.ARCHITECTURE))
+    net.visual.output_tokens = True
+
+    def encode_image(images: Tensor, normalize: bool, pool: bool) -> Tensor:
+        pooled, patches = net.visual(images)  # after ln_post, unlike the pooled one
+        tokens = torch.cat([pooled[:, None], patches @ net.visual.proj], dim=1)
+        return F.normalize(tokens, dim=-1)
+
+    def encode(prompts: list[str], convert_to_tensor: bool) -> Tensor:
+        return net.encode_text(open_clip.tokenize(prompts))
+
+    images, targets = recipe.dense_images('native')['native'], recipe.clippy_targets()
+    evaluator = module.PascalEvaluator(
+        mock.Mock(encode_image=encode_image, text=mock.Mock(encode=encode)),
+        list(zip(images, targets, strict=True)),
+        module.PascalMIoU(),
+        mock.Mock(batch_size=2, workers=0, precision='fp32', device='cpu'),
+    )
+    with mock.patch.object(
+        evaluator.metric, 'update', wraps=evaluator.metric.update
+    ) as update:
+        evaluator.evaluate()
+    prediction = update.call_args.args[0]  # whose further names are folded by then
+    result = evaluator.metric.compute()
+    vectors = evaluator.class_embeddings
+    tokens = encode_image(images, True, False)[:, 1:].detach()
+    similarity = module.get_similarity(tokens, vectors, targets.shape)
+    image, mask = recipe.clippy_image()
+    transform = importlib.import_module('clone_open_clip.transform').image_transform
+    evaluation_utils = importlib.import_module('clone_evaluation.utils')
+
+    patch_tokens, texts = recipe.clippy_pairs()
+    patch_tokens.requires_grad_()
+    # Reduce('b n c -> b c', 'max') of timm_model.py, whose imports timm has moved.
+    reduce = importlib.import_module('einops.layers.torch').Reduce
+    pooled = reduce('b n c -> b c', 'max')(patch_tokens)
+    loss = importlib.import_module('clone_open_clip.loss').ClipLoss()(
+        F.normalize(pooled, dim=-1), F.normalize(texts, dim=-1), torch.tensor(1 / 0.07)
+    )
+    loss.backward()
+    return dict(
+        vectors=vectors,
+        similarity=similarity[:1, :, ::3, ::3],
+        prediction=prediction.to(torch.uint8),
+        iou=torch.tensor(result['per_class'], dtype=torch.float64),
+        image=transform(224, is_train=False)(image)[:, ::7, ::7],
+        mask=evaluation_utils.default_seg_target_transform(mask),
+        loss=loss.detach(),
+        gradient=patch_tokens.grad,
+    )
+
+
 def openai_clip() -> nn.Module:
     """The tiny CLIP, as the clone's copy of OpenAI's code builds it."""
     clip = importlib.import_module('clip.model').CLIP(
@@ -314,6 +375,7 @@ MAKERS = dict(
     naclip=naclip,
     maskclip=maskclip,
     dinoiser=dinoiser,
+    clippy=clippy,
 )
 
 

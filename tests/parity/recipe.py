@@ -11,6 +11,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,6 +78,28 @@ def name_vectors() -> Tensor:
 def pamr_inputs() -> tuple[Tensor, Tensor]:
     """An image ``(1, 3, 20, 28)`` and scores ``(1, 5, 20, 28)``."""
     return draw(4, 1, 3, 20, 28), draw(5, 1, 5, 20, 28)
+
+
+def clippy_image() -> tuple[Image.Image, Image.Image]:
+    """A photograph's stand-in, 61 x 90 px, and a palette mask of VOC21."""
+    shape = (61, 90)
+    pixels = np.random.RandomState(8).randint(0, 256, (8, 12, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR)
+    labels = np.random.RandomState(9).choice([*range(21), 255], (6, 9)).astype(np.uint8)
+    mask = Image.fromarray(labels).resize(shape[::-1], Image.Resampling.NEAREST)
+    mask.putpalette([value % 256 for value in range(0, 768 * 7, 7)])
+    return image, mask
+
+
+def clippy_targets() -> Tensor:
+    """VOC21 labels of two images, with ignored ones: ``(2, 32, 32)``."""
+    labels = np.random.RandomState(10).choice([*range(21), 255], (2, 32, 32))
+    return torch.from_numpy(labels)
+
+
+def clippy_pairs() -> tuple[Tensor, Tensor]:
+    """All tokens of five images, class token first, ``(5, 17, 64)``; their texts."""
+    return draw(6, 5, 17, 64), draw(7, 5, 64)
 
 
 def thinned(scores: Tensor) -> Tensor:

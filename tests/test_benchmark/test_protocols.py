@@ -158,3 +158,30 @@ def test_the_documentation_has_the_tables_of_the_protocols():
     assert with_tables(text) == text
     changed = text.replace('| 336 |', '| 337 |', 1)
     assert with_tables(changed) == text
+
+
+def test_squares_come_and_go():
+    """A preset exchanges a step of the pipelines; the next one brings it back."""
+    config = config_of('voc21', 'sclip')
+    before = copy.deepcopy(config.test_dataloader.dataset.pipeline)
+    apply_protocol(config, 'clippy', 'voc21')
+    kinds = [step.type for step in config.test_dataloader.dataset.pipeline]
+    assert kinds == [
+        *('LoadImageFromFile', 'LoadSegmentationMask', 'SquareImageAndMask'),
+        'PackSegInputs',
+    ]
+    config.test_dataloader.dataset.pipeline[2].update(size=336, image='squash')
+    read = read_protocol(config)
+    assert (read['nearest'], read['differs']) == (
+        'clippy',
+        dict(short_side=224, square='crop'),
+    )
+    apply_protocol(config, 'sclip', 'voc21')
+    assert config.test_dataloader.dataset.pipeline == before
+
+
+def test_squares_are_mirrored_whole():
+    config = config_of('voc21', 'clippy')
+    apply_augmentation(config)
+    read = read_protocol(config)
+    assert (read['nearest'], read['differs']) == ('clippy', dict(tta=False))

@@ -1,6 +1,6 @@
 import pytest
 
-from pacl_mmseg.prompts import TEMPLATES, get_templates
+from pacl_mmseg.prompts import TEMPLATES, fill_template, get_templates
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,7 @@ from pacl_mmseg.prompts import TEMPLATES, get_templates
         ('photo', 1, 'a photo of a {}.'),
         ('pacl7', 7, 'itap of a {}.'),
         ('imagenet80', 80, 'a bad photo of a {}.'),
+        ('clippy', 1, 'a photo of a(n) {}'),
         ('vild', 14, 'a photo of a {}.'),
     ],
 )
@@ -23,6 +24,20 @@ def test_named_sets(name, number, first):
 
 def test_own_templates():
     assert get_templates(['a {}', '{}!']) == ('a {}', '{}!')
+
+
+@pytest.mark.parametrize(
+    'template, name, prompt',
+    [
+        ('a photo of a(n) {}', 'aeroplane', 'a photo of an aeroplane'),
+        ('a photo of a(n) {}', 'Umbrella', 'a photo of an Umbrella'),
+        ('a photo of a(n) {}', 'bird', 'a photo of a bird'),
+        ('a photo of a {}.', 'owl', 'a photo of a owl.'),
+        ('the {}!', '{0}', 'the {0}!'),
+    ],
+)
+def test_filled(template, name, prompt):
+    assert fill_template(template, name) == prompt
 
 
 @pytest.mark.parametrize(

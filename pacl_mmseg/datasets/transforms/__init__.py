@@ -3,6 +3,7 @@ from .formatting import PackImageText, collate_image_text
 from .image_tokens import LoadImageTokens
 from .loading import CLIPResizeCrop, LoadPILImage
 from .masks import LoadSegmentationMask
+from .square import SquareImageAndMask
 
 __all__ = [
     'CLIPResizeCrop',
@@ -12,6 +13,7 @@ __all__ = [
     'NounPrompt',
     'PackImageText',
     'PickCaption',
+    'SquareImageAndMask',
     'TokenizeCaption',
     'collate_image_text',
 ]

@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 
 from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.models.open_clip_model import build_tokenizer, check_named
-from pacl_mmseg.prompts import get_templates
+from pacl_mmseg.prompts import fill_template, get_templates
 from pacl_mmseg.registry import TRANSFORMS
 
 # open_clip's own tokenizer remembers the tokens of every word it has met, which over
@@ -125,7 +125,7 @@ class NounPrompt(BaseTransform):
         if nouns:
             noun = nouns[np.random.randint(len(nouns))]
             template = self.templates[np.random.randint(len(self.templates))]
-            results['caption'] = template.replace('{}', noun)
+            results['caption'] = fill_template(template, noun)
         return results
 
     def find_nouns(self, results: dict) -> list[str]:

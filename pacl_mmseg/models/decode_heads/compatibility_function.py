@@ -50,6 +50,9 @@ class CompatibilityFunction(nn.Module):
         normalize_first: Bring patch tokens to unit length before pooling; by default
             not, as in the paper's figure.
         renormalize: Bring pooled vectors to unit length, as the paper does.
+        include_cls: Pool the class token too, as one more patch. kahnchana/clippy
+            trains so, with the maximum of 197 tokens, and tests with the 196 patches.
+            Not for mode ``cls``.
         pooling: ``pairwise``: anew for each text, as the paper defines it;
             ``own_caption``: once, for an image's own caption, as public
             re-implementations do (modes softmax and sigmoid; for ablations).
@@ -68,6 +71,7 @@ class CompatibilityFunction(nn.Module):
         learnable: bool = False,
         normalize_first: bool = False,
         renormalize: bool = True,
+        include_cls: bool = False,
         pooling: str = 'pairwise',
         matmul_dtype: str | None = None,
     ) -> None:
@@ -81,12 +85,15 @@ class CompatibilityFunction(nn.Module):
                 f'Mode {mode!r} weighs no patches: learnable and '
                 "pooling='own_caption' are for the modes softmax and sigmoid."
             )
+        if include_cls and mode == 'cls':
+            raise ValueError("Mode 'cls' pools nothing: leave out include_cls.")
         if weight_scale is None:
             weight_scale = DEFAULT_WEIGHT_SCALE.get(mode)
         self.mode = mode
         self.learnable = learnable
         self.normalize_first = normalize_first
         self.renormalize = renormalize
+        self.include_cls = include_cls
         self.pooling = pooling
         self.matmul_dtype = matmul_dtype
         if learnable:
@@ -127,13 +134,23 @@ class CompatibilityFunction(nn.Module):
             texts: (N, D) text embeddings.
             offset: Image i's own text is ``offset + i``; matters to ``own_caption``
                 pooling only.
-            cls_tokens: (B, D); needed by mode ``cls`` only.
+            cls_tokens: (B, D); needed by mode ``cls`` and ``include_cls`` only.
             text_ids: (N,) int64, equal where texts are: of equal ones it is computed
                 once. None: all differ.
 
         Returns:
             (B, N), float32 (float64 for float64 inputs).
+
+        Raises:
+            ValueError: No class tokens, where they are needed.
         """
+        if self.include_cls:
+            if cls_tokens is None:
+                raise ValueError(
+                    'include_cls pools the class token: set '
+                    'model.backbone.output_cls_token=True.'
+                )
+            patch_tokens = torch.cat([cls_tokens[:, None], patch_tokens], dim=1)
         definition = dict(
             mode=self.mode,
             weight_scale=self.weight_scale,

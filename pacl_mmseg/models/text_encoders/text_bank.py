@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl_mmseg.models.text_encoders.open_clip_text_encoder import OpenCLIPTextEncoder
-from pacl_mmseg.prompts import Vocabulary
+from pacl_mmseg.prompts import Vocabulary, fill_template
 from pacl_mmseg.utils import whole_file
 
 _VERSION = 1  # of the files, and of what makes embeddings of names and templates
@@ -106,7 +106,7 @@ def _encode(
     means = []
     with torch.autocast(device.type, enabled=False):  # kept, so not in low precision
         for part in parts:
-            prompts = [template.format(name) for name in part for template in templates]
+            prompts = [fill_template(t, name) for name in part for t in templates]
             means.append(encoder(prompts).unflatten(0, (len(part), -1)).mean(1))
     return F.normalize(torch.cat(means), dim=-1)
 
