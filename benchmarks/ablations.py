@@ -1,12 +1,14 @@
-"""The recipe's open questions, answered in the small world: docs/ablations.md.
+"""The recipe's open questions, and what the paper leaves to the future, answered in
+the small world: docs/ablations.md.
 
     python benchmarks/ablations.py
     python benchmarks/ablations.py --only pacl weight_scale_1 --seeds 0
 
-Trains every config of ``configs/small_world/ablations`` once per seed, without
-validation on the way, and evaluates what it ends with on the validation and on the test
-split. What is finished is kept in the work directory and not repeated; what fails is
-reported and does not stop the rest. The table is printed and written to ``table.md``.
+Trains every config of ``configs/small_world/ablations`` and ``future`` once per seed,
+without validation on the way, and evaluates what it ends with on the validation and on
+the test split. What is finished is kept in the work directory and not repeated; what
+fails is reported and does not stop the rest. The tables are printed and written to
+``table.md``.
 """
 
 from __future__ import annotations
@@ -66,13 +68,23 @@ QUESTIONS = {
     },
     'token stride at test (8)': {'stride_4': '4', 'stride_2': '2'},
 }
-ROWS = {
-    name: (question, answer)
-    for question, answers in QUESTIONS.items()
-    for name, answer in answers.items()
+# What the paper leaves to the future.
+FUTURE = {
+    'alignment': {
+        'batch_32': 'PACL, batches of 32',
+        'cross_attention': 'cross-attention, batches of 32',
+    },
+}
+VIDEO = {
+    'video: scores averaged over time': {
+        'video': 'no',
+        'video_average': 'in place',
+        'video_flow': 'along optical flow',
+        'video_exact_flow': 'along the exact flow',
+    },
 }
 # Rows that test the baseline's weights in another way.
-TEST_ONLY = ('stride_4', 'stride_2')
+TEST_ONLY = ('stride_4', 'stride_2', *VIDEO['video: scores averaged over time'])
 # Column: split and metric. The first is what may be chosen by.
 COLUMNS = {
     'val: mIoU': ('val', 'mIoU'),
@@ -82,13 +94,30 @@ COLUMNS = {
     'present classes': ('test', 'present_classes/mIoU'),
     'patch accuracy': ('test', 'patch_accuracy'),
 }
+VIDEO_COLUMNS = {
+    'val: mIoU': ('val', 'mIoU'),
+    'val: flicker': ('val', 'flicker'),
+    'mIoU': ('test', 'mIoU'),
+    'seen': ('test', 'mIoU/seen'),
+    'held-out': ('test', 'mIoU/held_out'),
+    'patch accuracy': ('test', 'patch_accuracy'),
+    'flicker': ('test', 'flicker'),
+}
+TABLES = ((QUESTIONS, COLUMNS), (FUTURE, COLUMNS), (VIDEO, VIDEO_COLUMNS))
+ROWS = {
+    name: (question, answer)
+    for questions, _ in TABLES
+    for question, answers in questions.items()
+    for name, answer in answers.items()
+}
 
 
 def training(name: str, seed: int, work_dir: Path) -> Training:
     """The training of a row; ``seed`` is that of weights, draws and transforms."""
-    folder = CONFIGS / 'small_world'
-    path = folder / 'pacl.py' if name == BASELINE else folder / f'ablations/{name}.py'
-    cfg = load_config(str(path))
+    world = CONFIGS / 'small_world'
+    folders = world, world / 'ablations', world / 'future'
+    paths = (folder / f'{name}.py' for folder in folders)
+    cfg = load_config(str(next(path for path in paths if path.is_file())))
     cfg.randomness = dict(seed=seed)
     cfg.train_dataloader.dataset.seed = seed
     cfg.train_cfg.val_begin = cfg.train_cfg.max_iters + 1
@@ -108,7 +137,7 @@ def cells(name: str, seed: int, work_dir: Path) -> list[Cell]:
     return found
 
 
-def table(measured: Sequence[Cell]) -> str:
+def tables(measured: Sequence[Cell]) -> str:
     """Mean and sample standard deviation over the seeds, as Markdown."""
     values: dict[str, dict[str, list[dict]]] = {}
     for cell in measured:
@@ -116,15 +145,25 @@ def table(measured: Sequence[Cell]) -> str:
             name, _, split = cell.name.split('/')
             splits = values.setdefault(name, dict(val=[], test=[]))
             splits[split].append(record['metrics'])
-    rows = []
-    for name, splits in values.items():
-        numbers = [
-            mean_and_deviation([metrics[key] for metrics in splits[split]])
-            for split, key in COLUMNS.values()
+    found = []
+    for questions, columns in TABLES:
+        rows = [
+            [
+                *ROWS[name],
+                str(len(values[name]['test'])),
+                *(
+                    mean_and_deviation([m[key] for m in values[name][split]])
+                    for split, key in columns.values()
+                ),
+            ]
+            for answers in questions.values()
+            for name in answers
+            if name in values
         ]
-        rows.append([*ROWS[name], str(len(splits['test'])), *numbers])
-    header = ['question (baseline)', 'answer', 'seeds', *COLUMNS]
-    return markdown_table(header, rows, left=2)
+        if rows:
+            header = ['question (baseline)', 'answer', 'seeds', *columns]
+            found.append(markdown_table(header, rows, left=2))
+    return '\n'.join(found)
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> str:
@@ -156,9 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         todo,
         args.work_dir,
         Launcher(),
-        lambda _: write_text(args.work_dir / 'table.md', table(todo)),
+        lambda _: write_text(args.work_dir / 'table.md', tables(todo)),
     )
-    print(f'\n{table(todo)}')
+    print(f'\n{tables(todo)}')
     if failures:
         lines = [f'{cell.name}: {why}' for cell, why in failures.items()]
         sys.exit('\n'.join(['Failed; run again to retry:', *lines]))

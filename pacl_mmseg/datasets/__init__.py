@@ -7,6 +7,7 @@ from pacl_mmseg.datasets.large_vocabulary import (
 from pacl_mmseg.datasets.segmentation import COCOObjectDataset, PascalVOC20Dataset
 from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.small_world import SmallWorldCaptions, SmallWorldSegmentation
+from pacl_mmseg.datasets.small_world_clips import SmallWorldClips
 from pacl_mmseg.datasets.transforms import (
     CLIPResizeCrop,
     LoadImageTokens,
@@ -38,6 +39,7 @@ __all__ = [
     'PickCaption',
     'ShuffledDraws',
     'SmallWorldCaptions',
+    'SmallWorldClips',
     'SmallWorldSegmentation',
     'SquareImageAndMask',
     'TokenizeCaption',

@@ -84,10 +84,9 @@ def render_scene(
     The classes of one scene are distinct and equally likely: out of ``SEEN`` in
     the ``train`` split, out of all ``CLASSES`` in the others.
     """
-    if split not in SPLITS:
-        raise ValueError(f'split must be one of {tuple(SPLITS)}, not {split!r}')
+    check_split(split)
     rng = np.random.default_rng([seed, SPLITS[split], index])
-    names = SEEN if split == 'train' else CLASSES
+    names = class_names(split)
 
     owner = _place_objects(rng, rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1), size)
     num_objects = owner.max()
@@ -98,6 +97,17 @@ def render_scene(
     mask = np.array([IGNORE_INDEX, *class_ids], dtype=np.uint8)[owner]
     nouns = tuple(CLASSES[class_ids[i]] for i in rng.permutation(num_objects))
     return Scene(image, mask, _describe(rng, nouns), nouns)
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError for a split that there is not."""
+    if split not in SPLITS:
+        raise ValueError(f'split must be one of {tuple(SPLITS)}, not {split!r}')
+
+
+def class_names(split: str) -> tuple[str, ...]:
+    """The classes that occur in a split."""
+    return SEEN if split == 'train' else CLASSES
 
 
 # --------------------------------------------------------------------- shapes
@@ -118,7 +128,7 @@ def _place_objects(rng: np.random.Generator, wanted: int, size: int) -> np.ndarr
     for _ in range(wanted):
         for _ in range(MAX_TRIES):
             trial = owner.copy()
-            trial[_draw_shape(rng, size)] = placed + 1
+            trial[draw_shape(rng, size)] = placed + 1
             visible = np.bincount(trial.ravel(), minlength=placed + 2)[1:]
             if visible.min() >= MIN_VISIBLE * size * size:
                 owner = trial
@@ -127,13 +137,17 @@ def _place_objects(rng: np.random.Generator, wanted: int, size: int) -> np.ndarr
     return owner
 
 
-def _draw_shape(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw one random shape: bool, (size, size)."""
+def draw_shape(rng: np.random.Generator, size: int, margin: int = 0) -> np.ndarray:
+    """Draw one random shape: bool, (size, size).
+
+    With a ``margin`` also what lies up to so many pixels outside of the image:
+    (size + 2 * margin, size + 2 * margin).
+    """
     radius = 0.5 * rng.uniform(MIN_DIAMETER, MAX_DIAMETER) * size
     centre_x, centre_y = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
-    axis = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    axis = np.arange(-margin, size + margin, dtype=np.float32) + np.float32(0.5)
     x = (axis - np.float32(centre_x))[None, :]
     y = (axis - np.float32(centre_y))[:, None]
     # Coordinates in the shape's own frame, where its area is that of the unit
@@ -186,19 +200,30 @@ def _paint(
     rng: np.random.Generator, owner: np.ndarray, class_ids: Sequence[int]
 ) -> np.ndarray:
     """Paint the objects of ``owner`` (H, W): RGB, uint8, (H, W, 3)."""
-    size = len(owner)
-    image = _background(rng, size).reshape(-1, 3)
-    base_colours = tuple(COLOURS.values())
+    image = background(rng, len(owner))
     for number, class_id in enumerate(class_ids, 1):
-        texture, colour = divmod(class_id, len(COLOURS))
-        light = np.array(base_colours[colour]) * rng.uniform(0.88, 1.05)
-        light += rng.uniform(-12, 12, 3)
-        dark = light * rng.uniform(0.25, 0.4)
-        pixels = np.flatnonzero(owner == number)
-        is_dark = _is_dark(rng, TEXTURES[texture], pixels % size, pixels // size)
-        image[pixels] = np.stack([light, dark])[is_dark.astype(np.intp)]
+        image[owner == number] = object_pixels(rng, class_id, owner == number)
     image += 6 * rng.standard_normal(image.shape, dtype=np.float32)
-    return image.clip(0, 255).astype(np.uint8).reshape(size, size, 3)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def object_pixels(
+    rng: np.random.Generator, class_id: int, where: np.ndarray
+) -> np.ndarray:
+    """Colours of an object's pixels: float64, (pixels, 3).
+
+    Args:
+        rng: Of its light, and of speckles.
+        class_id: Index of its class.
+        where: Its pixels, bool, (H, W).
+    """
+    texture, colour = divmod(class_id, len(COLOURS))
+    light = np.array(tuple(COLOURS.values())[colour]) * rng.uniform(0.88, 1.05)
+    light += rng.uniform(-12, 12, 3)
+    dark = light * rng.uniform(0.25, 0.4)
+    y, x = where.nonzero()
+    is_dark = _is_dark(rng, TEXTURES[texture], x, y)
+    return np.stack([light, dark])[is_dark.astype(np.intp)]
 
 
 def _is_dark(
@@ -224,7 +249,7 @@ def _is_dark(
     return rng.random(x.shape, dtype=np.float32) < 0.35  # speckled
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Smooth noise of a greyish colour: float32, (size, size, 3)."""
     spread = _spread_matrix(size)
     coarse = rng.uniform(-25, 25, (spread.shape[1],) * 2).astype(np.float32)
@@ -275,8 +300,7 @@ class _SmallWorld:
         cache_dir: str | None = None,
         **kwargs,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f'split must be one of {tuple(SPLITS)}, not {split!r}')
+        check_split(split)
         self.num_scenes = num_scenes
         self.split = split
         self.seed = seed

@@ -1,5 +1,6 @@
+from pacl_mmseg.evaluation.flicker import Flicker
 from pacl_mmseg.evaluation.group_iou import GroupIoUMetric
 from pacl_mmseg.evaluation.patch_accuracy import PatchAccuracy
 from pacl_mmseg.evaluation.present_classes_iou import PresentClassesIoUMetric
 
-__all__ = ['GroupIoUMetric', 'PatchAccuracy', 'PresentClassesIoUMetric']
+__all__ = ['Flicker', 'GroupIoUMetric', 'PatchAccuracy', 'PresentClassesIoUMetric']

@@ -9,13 +9,18 @@ from .compatibility import (
 )
 from .compiled import compiled
 from .pamr import pamr
+from .temporal import agreement, exponential_average, flicker, warp
 
 __all__ = [
     'MODES',
+    'agreement',
     'compatibility',
     'compatibility_reference',
     'compiled',
+    'exponential_average',
+    'flicker',
     'own_caption_compatibility',
     'pamr',
+    'warp',
     'weight_entropy',
 ]

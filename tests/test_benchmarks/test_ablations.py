@@ -17,6 +17,7 @@ from pacl_mmseg.registry import MODELS
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'small_world'
 NAMES = sorted(path.stem for path in (CONFIGS / 'ablations').glob('*.py'))
+FUTURE = sorted(path.stem for path in (CONFIGS / 'future').glob('*.py'))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def flat(node: object, path: str = '') -> dict[str, object]:
 
 
 def test_every_config_is_a_row_that_changes_one_thing(ablations):
-    assert sorted([*NAMES, 'pacl']) == sorted(ablations.ROWS)
+    assert sorted([*NAMES, *FUTURE, 'pacl']) == sorted(ablations.ROWS)
     cfg = Config.fromfile(CONFIGS / 'pacl.py')
     baseline = flat(cfg.to_dict())
     seen = set()
@@ -57,7 +58,10 @@ def test_every_config_is_a_row_that_changes_one_thing(ablations):
         seen.add(frozenset(changed))
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if not n.startswith('stride')])
+@pytest.mark.parametrize(
+    'name',
+    [n for n in (*NAMES, *FUTURE) if not n.startswith(('stride', 'video'))],
+)
 def test_config_trains(ablations, name):
     cfg = ablations.training(name, 3, Path()).config
     assert cfg.randomness.seed == cfg.train_dataloader.dataset.seed == 3
@@ -91,9 +95,10 @@ def test_cells_of_a_row(ablations, tmp_path):
     assert val.folder != own.folder
 
 
-def test_table(ablations, tmp_path):
+def test_tables(ablations, tmp_path):
     def cell(name: str, seed: int, split: str, value: float) -> SimpleNamespace:
-        metrics = {key: value for _, key in ablations.COLUMNS.values()}
+        columns = [*ablations.COLUMNS.values(), *ablations.VIDEO_COLUMNS.values()]
+        metrics = {key: value for _, key in columns}
         return SimpleNamespace(
             name=f'{name}/seed{seed}/{split}', record=lambda: dict(metrics=metrics)
         )
@@ -104,7 +109,9 @@ def test_table(ablations, tmp_path):
         for split in ('val', 'test')
     ]
     cells.append(cell('stride_2', 0, 'test', 50.04))
-    head, rule, captions, stride = ablations.table(cells).splitlines()
+    videos = [cell('video', 0, split, 7) for split in ('val', 'test')]
+    first, second = ablations.tables([*cells, *videos]).split('\n\n')
+    head, rule, captions, stride = first.splitlines()
     assert head.count('|') == rule.count('|') == captions.count('|')
     # Mean 3; deviations -2, -1, 3: variance 14 / 2.
     words = [word.strip() for word in captions.split('|')[1:-1]]
@@ -112,4 +119,7 @@ def test_table(ablations, tmp_path):
     assert words == ['texts (noun prompts)', 'captions', '3', *['3.0 ± 2.6'] * columns]
     words = [word.strip() for word in stride.split('|')[3:-1]]
     assert words == ['1', '', *['50.0'] * (columns - 1)]
-    assert len(ablations.table([]).splitlines()) == 2
+    columns = len(ablations.VIDEO_COLUMNS)
+    words = [word.strip() for word in second.splitlines()[2].split('|')[2:-1]]
+    assert words == ['no', '1', *['7.0'] * columns]
+    assert ablations.tables([]) == ''

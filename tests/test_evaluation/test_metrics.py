@@ -8,6 +8,7 @@ from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
 
 from pacl_mmseg.evaluation import (
+    Flicker,
     GroupIoUMetric,
     PatchAccuracy,
     PresentClassesIoUMetric,
@@ -180,3 +181,24 @@ def test_patch_accuracy_of_both_protocols_equals_a_loop_over_patches():
             100 * right[1] / counted, abs=0.0051
         ),
     }
+
+
+def test_flicker_goes_from_frame_to_frame():
+    def frame(clip, number, prediction, label):
+        return sample([prediction], [label], clip=clip, frame=number)
+
+    metric = Flicker()
+    metric.process(
+        {},
+        [
+            frame(0, 0, [1, 2, 3, 4], [1, 1, 2, 255]),
+            frame(0, 1, [1, 3, 4, 5], [1, 1, 3, 255]),  # the second of two changes
+        ],
+    )
+    metric.process({}, [frame(0, 2, [1, 3, 4, 5], [1, 1, 3, 255])])  # none of three
+    metric.process({}, [frame(1, 0, [7, 7, 7, 7], [1, 1, 3, 255])])  # another clip
+    assert metric.compute_metrics(metric.results) == dict(flicker=20.0)
+    with pytest.raises(ValueError, match='frame 2 of clip 1 comes after'):
+        metric.process({}, [frame(1, 2, [0], [0])])
+    with pytest.raises(ValueError, match='does not say which one it is'):
+        metric.process({}, [sample([0], [0], frame=1)])

@@ -64,6 +64,8 @@ class CompatibilityFunction(nn.Module):
             have, or a learnt factor outside of its bounds.
     """
 
+    takes_words = False  # but one embedding for each text
+
     def __init__(
         self,
         mode: str = 'softmax',

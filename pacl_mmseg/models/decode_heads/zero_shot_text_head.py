@@ -40,7 +40,10 @@ class ZeroShotTextHead(BaseDecodeHead):
         templates: Name of a template set (``pacl7``, ``imagenet80``, ``vild``,
             ``photo``, ``plain``) or a list of templates with one ``{}`` each.
         compatibility: Arguments of :class:`CompatibilityFunction` for training, such as
-            ``mode``, ``weight_scale``, ``normalize_first``.
+            ``mode``, ``weight_scale``, ``normalize_first``; or with
+            ``type='CrossAttentionCompatibility'`` those of
+            :class:`CrossAttentionCompatibility`, which changes the scores of patches
+            when testing too: a name's is the mean over its templates.
         logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
             encoder's own. It moves whatever takes a softmax (background rules, averaged
             probabilities), not the argmax. The default, 40, is the field's most used
@@ -84,6 +87,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         self.vocabulary = names
         self.templates = get_templates(templates)
         self._bank: tuple[tuple, TextBank] | None = None
+        self._words: tuple[tuple, Tensor] | None = None
 
     def set_vocabulary(
         self,
@@ -105,16 +109,40 @@ class ZeroShotTextHead(BaseDecodeHead):
     @property
     def text_bank(self) -> TextBank:
         """Embeddings of the current vocabulary, computed once."""
-        device = next(self.text_encoder.parameters()).device
-        key = (self.vocabulary, self.templates, device)
+        key = self._bank_key
         if self._bank is None or self._bank[0] != key:
             bank = build_text_bank(self.text_encoder, self.vocabulary, self.templates)
             self._bank = (key, bank)
         return self._bank[1]
 
+    @property
+    def prompt_words(self) -> Tensor:
+        """Words of all prompts of the current vocabulary, computed once.
+
+        Returns:
+            ``(K * templates, L, D)``, zero behind the end of a prompt, name by name.
+        """
+        key = self._bank_key
+        if self._words is None or self._words[0] != key:
+            prompts = [
+                template.format(name)
+                for name in self.vocabulary.names
+                for template in self.templates
+            ]
+            with torch.no_grad():
+                words = self.text_encoder.words(prompts)
+            longest = int((words != 0).any(2).sum(1).max())
+            self._words = (key, words[:, :longest].clone())
+        return self._words[1]
+
+    @property
+    def _bank_key(self) -> tuple:
+        device = next(self.text_encoder.parameters()).device
+        return self.vocabulary, self.templates, device
+
     def train(self, mode: bool = True) -> ZeroShotTextHead:
         if mode and not self.text_encoder.frozen:
-            self._bank = None  # its weights are about to change
+            self._bank = self._words = None  # its weights are about to change
         return super().train(mode)
 
     def name_scores(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
@@ -124,6 +152,12 @@ class ZeroShotTextHead(BaseDecodeHead):
             ``(N, K, h, w)`` for K names.
         """
         tokens = self._tokens(inputs)[0]
+        if self.compatibility.takes_words:
+            scores = self.compatibility.patch_scores(
+                tokens.flatten(2).transpose(1, 2), self.prompt_words
+            )
+            scores = scores.unflatten(1, (-1, len(self.templates))).mean(2)
+            return self.logit_scale * scores.unflatten(2, tokens.shape[2:])
         bank = self.text_bank.embeddings.to(tokens.dtype)
         maps = F.normalize(tokens, dim=1)
         return self.logit_scale * torch.einsum('nchw,kc->nkhw', maps, bank)
@@ -166,7 +200,11 @@ class ZeroShotTextHead(BaseDecodeHead):
     def _texts(
         self, data_samples: Sequence | Mapping, images: int
     ) -> tuple[Tensor, Tensor]:
-        """Ids ``(B,)`` and embeddings ``(B, D)`` of the captions of the images."""
+        """Ids ``(B,)`` and embeddings of the captions of the images.
+
+        The latter are ``(B, D)``, or the words of each ``(B, L, D)`` if the
+        compatibility function takes words.
+        """
         known = data_samples if isinstance(data_samples, Mapping) else {}
         captions = (
             known.get('captions', [])
@@ -186,7 +224,10 @@ class ZeroShotTextHead(BaseDecodeHead):
             texts = known['text_tokens'][first]
         else:
             texts = [captions[index] for index in first]
-        return ids, repeat(self.text_encoder(texts), places)
+        encoder = self.text_encoder
+        rows = (encoder.words if self.compatibility.takes_words else encoder)(texts)
+        repeated = repeat(rows.flatten(1), places)
+        return ids, repeated.unflatten(1, rows.shape[1:])
 
     def _tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pacl_mmseg.models.segmentors.temporal import TemporalAverage
 from pacl_mmseg.models.text_encoders import TextBank
 from pacl_mmseg.utils.names import check_choice, check_name
 
@@ -115,6 +116,7 @@ class Decoding:
     pamr: Mapping | None = None
     present_classes: bool = False
     keep_scores: bool = False
+    temporal: TemporalAverage | None = None
 
     @classmethod
     def from_test_cfg(cls, test_cfg: Mapping | None) -> Decoding:
@@ -126,7 +128,12 @@ class Decoding:
         options = _known(cls, 'test_cfg', test_cfg or {})
         rule = options.get('background') or {}
         rule = _known(BackgroundRule, 'test_cfg.background', rule)
-        return cls(**dict(options, background=BackgroundRule(**rule)))
+        options['background'] = BackgroundRule(**rule)
+        if options.get('temporal') is not None:
+            temporal = options['temporal']
+            temporal = _known(TemporalAverage, 'test_cfg.temporal', temporal)
+            options['temporal'] = TemporalAverage(**temporal)
+        return cls(**options)
 
     def __post_init__(self) -> None:
         check_choice('test_cfg.mode', self.mode, MODES)

@@ -93,14 +93,26 @@ class ScoreMaps:
         )
         self.log = decoding.average == 'probabilities'
         self.refined: Tensor | None = None
+        self.size, self.flip = size, flip
+        height, width = image.shape[-2:]
+        self.network_image = image[:, top : height - bottom, left : width - right]
         if decoding.pamr is not None:
-            height, width = image.shape[-2:]
-            image = image[:, top : height - bottom, left : width - right]
-            if flip:
-                image = image.flip(-1 if flip == 'horizontal' else -2)
-            image = F.interpolate(image[None], size, mode='bilinear')
-            maps = stitch(self.scores, self.rows, self.columns).permute(2, 0, 1)
-            self.refined = pamr(image, maps[None], **decoding.pamr)[0].permute(1, 2, 0)
+            maps = self.whole().permute(2, 0, 1)
+            refined = pamr(self.image()[None], maps[None], **decoding.pamr)
+            self.refined = refined[0].permute(1, 2, 0)
+
+    def whole(self) -> Tensor:
+        """All at once, as they are averaged, ``(height, width, K)``."""
+        if self.refined is not None:
+            return self.refined
+        return stitch(self.scores, self.rows, self.columns)
+
+    def image(self) -> Tensor:
+        """The network's input ``(3, height, width)`` as the original image lies."""
+        image = self.network_image
+        if self.flip:
+            image = image.flip(-1 if self.flip == 'horizontal' else -2)
+        return F.interpolate(image[None], self.size, mode='bilinear')[0]
 
     def __iter__(self) -> Iterator[Tensor]:
         block = BLOCK_CPU if self.scores.device.type == 'cpu' else BLOCK

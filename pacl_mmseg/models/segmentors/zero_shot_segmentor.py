@@ -16,6 +16,7 @@ from pacl_mmseg.models.decode_heads import ZeroShotTextHead
 from pacl_mmseg.models.encoder import with_encoder
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
 from pacl_mmseg.models.segmentors.score_maps import ScoreMaps, Windows
+from pacl_mmseg.models.segmentors.temporal import History
 from pacl_mmseg.models.text_encoders import TextBank
 from pacl_mmseg.registry import MODELS
 
@@ -59,6 +60,9 @@ class ZeroShotSegmentor(EncoderDecoder):
               any, is that of the standard prediction.
             - ``keep_scores`` (bool): also keep the log-probabilities of all classes at
               full resolution, which test-time augmentation averages.
+            - ``temporal``: arguments of :class:`~pacl_mmseg.models.segmentors.temporal.
+              TemporalAverage`: scores are averaged over the frames of a video; it holds
+              names x full resolution.
 
     Raises:
         ValueError: Unknown or bad option of ``test_cfg``, or another head; or an
@@ -79,6 +83,7 @@ class ZeroShotSegmentor(EncoderDecoder):
                 f"{type(self.decode_head).__name__}: use type='EncoderDecoder'."
             )
         self.dataset_meta = self.decode_head.vocabulary.dataset_meta
+        self._history: History | None = None
 
     def predict(
         self,
@@ -120,6 +125,8 @@ class ZeroShotSegmentor(EncoderDecoder):
                     sample.metainfo,
                     decoding,
                 )
+                if decoding.temporal is not None:
+                    self._average_over_time(maps, decoding, sample)
                 self._segment(maps, bank, decoding, sample)
         return data_samples
 
@@ -139,6 +146,18 @@ class ZeroShotSegmentor(EncoderDecoder):
         if self.test_cfg.get('average') == 'probabilities':
             scores = scores.softmax(1)
         return scores
+
+    def _average_over_time(
+        self, maps: ScoreMaps, decoding: Decoding, sample: SegDataSample
+    ) -> None:
+        """Of one frame of a video; colours as the camera gave them, in [0, 1]."""
+        image = maps.image()
+        if getattr(self.data_preprocessor, '_enable_normalize', False):
+            image = image * self.data_preprocessor.std + self.data_preprocessor.mean
+        self._history = decoding.temporal(
+            self._history, maps.whole(), image / 255, sample.metainfo
+        )
+        maps.refined = self._history.scores
 
     def _segment(
         self,

@@ -117,6 +117,46 @@ class OpenCLIPTextEncoder(FrozenModule):
         # Out of inference mode: what is made here is an ordinary tensor.
         return F.normalize(torch.cat(parts)[order.argsort()].float(), dim=-1)
 
+    @record_function('text')
+    def words(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Encode the words of texts, each as the whole text is at its end.
+
+        Args:
+            texts: As of :meth:`forward`.
+
+        Returns:
+            Float32 ``(N, context length, embed_dims)``, not normalised, zero behind the
+            end of a text; at its end what :meth:`forward` normalises.
+
+        Raises:
+            ValueError: The text tower is of another kind than CLIP's own.
+        """
+        if not _can_cut(self.text):
+            raise ValueError(
+                f'Words are those of a text tower like that of CLIP, unlike that of '
+                f'{self.description}: take another encoder, or a compatibility '
+                'function that compares whole texts.'
+            )
+        tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
+        tokens = send(tokens, next(self.text.parameters()).device)
+        with self.encoding(), sdpa_kernel(_ATTENTION):
+            parts = [self._words(part) for part in tokens.split(self.batch_size)]
+        return torch.cat(parts).float()
+
+    def _words(self, tokens: Tensor) -> Tensor:
+        text = self.text
+        x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+        if self._cuts:
+            for block in text.transformer.resblocks:
+                x = self._run_block(block, x, text.attn_mask)
+        else:
+            x = text.transformer(x, attn_mask=text.attn_mask)
+        x = self._project(text.ln_final(x))
+        ends = tokens == text.eos_id if text.pool_type == 'eos' else tokens
+        end = ends.int().argmax(1, keepdim=True)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return x * (places <= end)[..., None]
+
     def _lengths(self, tokens: Tensor) -> Tensor:
         """At how many tokens each text may be cut, ``(N,)`` on the host.
 
@@ -141,10 +181,13 @@ class OpenCLIPTextEncoder(FrozenModule):
         for block in text.transformer.resblocks:
             x = self._run_block(block, x, mask)
         x = text_global_pool(x, tokens, text.pool_type, text.eos_id)
-        x = text.ln_final(x)
-        if isinstance(text.text_projection, nn.Linear):
-            return text.text_projection(x)
-        return x if text.text_projection is None else x @ text.text_projection
+        return self._project(text.ln_final(x))
+
+    def _project(self, x: Tensor) -> Tensor:
+        projection = self.text.text_projection
+        if isinstance(projection, nn.Linear):
+            return projection(x)
+        return x if projection is None else x @ projection
 
 
 def _can_cut(text: nn.Module) -> bool:

@@ -1,0 +1,10 @@
+# Tokens and words attend to each other before they are compared: one layer, as wide as
+# the space of the texts. Batches of 32, as every pair goes through the layer.
+_base_ = ['batch_32.py']
+model = dict(
+    decode_head=dict(
+        compatibility=dict(
+            _delete_=True, type='CrossAttentionCompatibility', embed_dims=64
+        )
+    )
+)
