@@ -2,6 +2,11 @@
 
 python tools/benchmark.py --methods pacl sclip clip --benchmarks voc20 ade20k \
     --checkpoint pacl=work_dirs/pacl_vitb16_cc12m/iter_30330.pth
+
+Whole images, for which methods differ in how they pool them, have a table of their own:
+
+python tools/benchmark.py --methods clip clip_mean pacl --benchmarks classification \
+    --checkpoint pacl=work_dirs/pacl_vitb16_cc12m/iter_30330.pth
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from pacl_mmseg.benchmark.grid import Cell
 
 SMALL_WORLD = 'small_world'
+ALL_SETS = 'classification'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +33,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--methods', nargs='+', required=True, help='e.g. pacl clip (README has all)'
     )
     parser.add_argument(
-        '--benchmarks', nargs='+', required=True, help='e.g. voc20 (README has all)'
+        '--benchmarks',
+        nargs='+',
+        required=True,
+        help='e.g. voc20 (README has all), or those of whole images '
+        '(docs/classification.md)',
     )
     parser.add_argument(
         '--checkpoint',
@@ -61,8 +71,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from pacl_mmseg.benchmark import image_tables, tables
     from pacl_mmseg.benchmark.grid import Launcher, run_cells
-    from pacl_mmseg.benchmark.tables import markdown, write_tables
 
     if args.gpus < 1:
         raise ValueError(f'--gpus must be at least 1, not {args.gpus}.')
@@ -75,31 +85,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         sys.exit(plan(cells))
     work_dir = Path(args.work_dir)
+    kind, extra = tables, dict(encoder=args.encoder)
+    if whole_images(args.benchmarks):
+        kind, extra = image_tables, {}
+
+    def rows(failures: Mapping[Cell, str]) -> list[dict]:
+        lines = []
+        for cell in cells:
+            benchmark, method = cell.name.split('/')
+            found = cell.record(), failures.get(cell)
+            lines.append(kind.table_row(method, benchmark, *found, **extra))
+        return lines
+
     failures = run_cells(
         cells,
         work_dir,
         Launcher(args.launcher, args.gpus),
-        lambda failures: write_tables(work_dir, rows(cells, failures, args.encoder)),
+        lambda failures: kind.write_tables(work_dir, rows(failures)),
     )
-    print(f'\n{markdown(rows(cells, failures, args.encoder))}')
-    print(f'{work_dir} has results.md, results.json and chart.png.')
+    print(f'\n{kind.markdown(rows(failures))}')
+    print(f'{work_dir} has {kind.FILES}.')
     if failures:
         sys.exit(f'\n{len(failures)} of {len(cells)} failed; run again to retry them.')
 
 
 def grid(args: argparse.Namespace) -> list[Cell]:
     """The cells that the arguments ask for."""
-    from pacl_mmseg.benchmark import BENCHMARKS, METHODS, compose
+    from pacl_mmseg.benchmark import (
+        BENCHMARKS,
+        CLASSIFICATION,
+        CLASSIFIERS,
+        IMAGE_LEVEL,
+        METHODS,
+        compose,
+    )
     from pacl_mmseg.benchmark.grid import Cell
     from pacl_mmseg.utils import check_name
 
-    for method in args.methods:
-        check_name('method', method, METHODS)
+    whole = whole_images(args.benchmarks)
+    known = CLASSIFIERS if whole else METHODS
     for benchmark in args.benchmarks:
-        check_name('benchmark', benchmark, BENCHMARKS)
+        check_name('benchmark', benchmark, (*BENCHMARKS, *IMAGE_LEVEL, ALL_SETS))
+    for method in args.methods:
+        check_name('method', method, known)
+    if whole and (args.protocol or {*BENCHMARKS} & {*args.benchmarks}):
+        raise ValueError(
+            'Benchmarks of whole images have protocols and a table of their own: leave '
+            '--protocol and benchmarks of segmentation out.'
+        )
+    benchmarks = [
+        name
+        for given in args.benchmarks
+        for name in (CLASSIFICATION if given == ALL_SETS else [given])
+    ]
     if args.protocol and SMALL_WORLD in args.benchmarks:
         raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
-    trained = {method for method in args.methods if METHODS[method].trained}
+    trained = {method for method in args.methods if known[method].trained}
     checkpoints = dict(item.partition('=')[::2] for item in args.checkpoint)
     if checkpoints.keys() != trained:
         wanted = ' '.join(f'{method}=FILE' for method in sorted(trained))
@@ -121,7 +162,7 @@ def grid(args: argparse.Namespace) -> list[Cell]:
                 Path(args.work_dir),
                 checkpoints.get(method),
             )
-            for benchmark in dict.fromkeys(args.benchmarks)
+            for benchmark in dict.fromkeys(benchmarks)
             for method in dict.fromkeys(args.methods)
         ]
     finally:
@@ -143,18 +184,11 @@ def plan(cells: Sequence[Cell]) -> int:
     return int(bool(everything))
 
 
-def rows(
-    cells: Sequence[Cell], failures: Mapping[Cell, str], encoder: str
-) -> list[dict]:
-    """The lines of the table."""
-    from pacl_mmseg.benchmark.tables import table_row
+def whole_images(benchmarks: Sequence[str]) -> bool:
+    """Whether any of these benchmarks is one of whole images."""
+    from pacl_mmseg.benchmark import IMAGE_LEVEL
 
-    lines = []
-    for cell in cells:
-        benchmark, method = cell.name.split('/')
-        found = cell.record(), failures.get(cell)
-        lines.append(table_row(method, benchmark, *found, encoder))
-    return lines
+    return bool({*IMAGE_LEVEL, ALL_SETS} & {*benchmarks})
 
 
 if __name__ == '__main__':

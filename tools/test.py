@@ -50,10 +50,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     from pacl_mmseg.benchmark.protocols import subset_in_words
     from pacl_mmseg.benchmark.results import write_result
-    from pacl_mmseg.registry import RUNNERS
+    from pacl_mmseg.registry import RUNNERS, kind_of
 
     cfg = cli.config_from(args, 'test_dataloader')
     cfg.load_from = args.checkpoint
+    if kind_of(cfg.model) == 'ZeroShotClassifier':
+        drawn = ('tta', 'out', 'show', 'show_dir')
+        for option in (name for name in drawn if getattr(args, name)):
+            raise ValueError(
+                f'--{option.replace("_", "-")} is for segmentations; this config '
+                'classifies whole images.'
+            )
     if args.tta:
         apply_augmentation(cfg)
     description = describe_test(cfg, args.checkpoint)
@@ -81,11 +88,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    classes = runner.test_loop.dataloader.dataset.metainfo['classes']
-    if args.out and len(classes) > 254:
-        raise ValueError(
-            f'--out writes 8-bit images: too few for {len(classes)} classes.'
-        )
+    if args.out:
+        classes = runner.test_loop.dataloader.dataset.metainfo['classes']
+        if len(classes) > 254:
+            raise ValueError(
+                f'--out writes 8-bit images: too few for {len(classes)} classes.'
+            )
     metrics = runner.test()
     if is_main_process():
         path = Path(cfg.work_dir) / 'result.json'

@@ -1,7 +1,12 @@
 """Evaluating methods on benchmarks: protocols, cells, their records and tables."""
 
 from pacl_mmseg.benchmark.configs import BENCHMARKS, ENCODERS, compose
-from pacl_mmseg.benchmark.methods import METHODS
+from pacl_mmseg.benchmark.methods import (
+    CLASSIFICATION,
+    CLASSIFIERS,
+    IMAGE_LEVEL,
+    METHODS,
+)
 from pacl_mmseg.benchmark.protocols import (
     PROTOCOLS,
     apply_augmentation,
@@ -13,7 +18,10 @@ from pacl_mmseg.benchmark.results import describe_test, evaluation_record
 
 __all__ = [
     'BENCHMARKS',
+    'CLASSIFICATION',
+    'CLASSIFIERS',
     'ENCODERS',
+    'IMAGE_LEVEL',
     'METHODS',
     'PROTOCOLS',
     'apply_augmentation',

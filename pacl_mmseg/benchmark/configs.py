@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from pacl_mmseg.apis.config import apply_options, load_config
-from pacl_mmseg.benchmark.methods import METHODS
+from pacl_mmseg.benchmark.methods import CLASSIFIERS, IMAGE_LEVEL, METHODS
 from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS, apply_protocol
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.paths import CONFIGS
@@ -31,9 +31,9 @@ def compose(
     ``compose('pacl', benchmark)`` tests what ``configs/pacl_<benchmark>.py`` does.
 
     Args:
-        method: One of :data:`METHODS`.
-        benchmark: One of :data:`BENCHMARKS`. ``'small_world'`` has the protocol of its
-            own configs.
+        method: One of :data:`METHODS`, or on whole images of :data:`CLASSIFIERS`.
+        benchmark: One of :data:`BENCHMARKS` or :data:`IMAGE_LEVEL`; the latter and
+            ``'small_world'`` have the protocols of their own configs.
         protocol: One of :data:`~pacl_mmseg.benchmark.protocols.PROTOCOLS`.
         options: Changes after that, as ``--cfg-options`` makes them.
         encoder: One of :data:`ENCODERS`, of a real benchmark.
@@ -43,11 +43,19 @@ def compose(
             what makes the method.
     """
     check_name('encoder', encoder, ENCODERS)
+    if benchmark in IMAGE_LEVEL:
+        check_name('method for whole images', method, CLASSIFIERS)
+        if benchmark.startswith(SMALL_WORLD):
+            _check_encoder(encoder)
+        path = str(CONFIGS / IMAGE_LEVEL[benchmark])
+        cfg = load_config(path, CLASSIFIERS[method].options)
+        _use_encoder(cfg.model, encoder)
+        apply_options(cfg, options)
+        return cfg
     check_name('method', method, METHODS)
     check_name('benchmark', benchmark, BENCHMARKS)
     if benchmark == SMALL_WORLD:
-        if encoder != ENCODERS[0]:
-            raise ValueError(f'{SMALL_WORLD} has its own encoder: leave --encoder out.')
+        _check_encoder(encoder)
         return load_config(str(CONFIGS / SMALL_WORLD / f'{method}.py'), options)
     bases = [
         CONFIGS / '_base_' / 'models' / f'{method}_vitb16.py',
@@ -60,6 +68,11 @@ def compose(
     apply_protocol(cfg, protocol, benchmark)
     apply_options(cfg, options)
     return cfg
+
+
+def _check_encoder(encoder: str) -> None:
+    if encoder != ENCODERS[0]:
+        raise ValueError(f'{SMALL_WORLD} has its own encoder: leave --encoder out.')
 
 
 def _use_encoder(model: ConfigDict, encoder: str) -> None:

@@ -245,7 +245,7 @@ def run_cells(
                 else:
                     record = cell.record()
                     images = subset_in_words(record['protocol'])
-                    said = f'mIoU {record["metrics"].get("mIoU")} on {images}'
+                    said = f'{_headline(record["metrics"])} on {images}'
                 print(f'{title}: {said} in {time.monotonic() - start:.0f} s')
                 refresh(failures)
     except Timeout:
@@ -253,6 +253,12 @@ def run_cells(
     except KeyboardInterrupt:
         sys.exit('\nStopped; run again to go on.')
     return failures
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    shown = ('mIoU', 'accuracy/top1', 'i2t/retrieval/Recall@1')
+    name = next((name for name in shown if name in metrics), shown[0])
+    return f'{name} {metrics.get(name)}'
 
 
 def _reason(log: Path, status: int) -> str:

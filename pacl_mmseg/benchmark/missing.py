@@ -46,10 +46,11 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     segmentation = kind is not None and issubclass(kind, BaseSegDataset)
     parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
     wanted = [os.path.join(root, part) for part in parts if part and segmentation]
+    what = dataset['type'] if segmentation else cfg.get('benchmark', dataset['type'])
     for place in [root, *wanted] if root else ():
         if not os.path.exists(place):
             return (
-                f'{place} does not exist: put the {dataset["type"]} there, or set '
+                f'{place} does not exist: put the {what} there, or set '
                 f'{path}.data_root to where it is (or --data-root to the folder that '
                 'has all benchmarks).'
             )

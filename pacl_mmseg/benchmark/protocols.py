@@ -327,7 +327,9 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
         - ``benchmark``, or None where the config does not name one;
         - ``subset``, None for the whole of it, or the dataset's ``indices``;
         - ``weights`` and ``precision`` of the image encoder;
-        - ``names_sha256`` of the names and their classes.
+        - ``names_sha256`` of the names and their classes;
+        - of whole images ``pooling``, the options of the compatibility function; and no
+          names nor templates where captions are retrieved.
 
         Plain values throughout, as JSON has them.
     """
@@ -343,6 +345,12 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
     if settings['token_stride'] is None and kind_of(backbone) == PARTS['backbone']:
         patch_size = model_config(backbone['model'])['vision_cfg'].get('patch_size')
         settings['token_stride'] = patch_size
+    model, extra = _segmentor(cfg), {}
+    if kind_of(model) == 'ZeroShotClassifier':
+        extra = dict(pooling=_plain(model['decode_head'].get('compatibility') or {}))
+    if kind_of(cfg.get('test_cfg')) == 'RetrievalTestLoop':
+        settings.update(names=None, templates=None)
+        extra['names_sha256'] = None
     return dict(
         protocol=same[0] if same else 'custom',
         same_as=same[1:],
@@ -353,7 +361,7 @@ def read_protocol(cfg: Config) -> dict[str, Any]:
         weights=_weights(backbone),
         precision=backbone.get('dtype'),
         **settings,
-        names_sha256=_names_sha256(_segmentor(cfg)),
+        **dict(names_sha256=_names_sha256(model)) | extra,
     )
 
 
@@ -370,8 +378,15 @@ def format_protocol(protocol: Mapping[str, Any]) -> str:
         title += f' ({p["nearest"]}, but {", ".join(differs)})'
     settings = [
         f'{name} {in_words(p[name])}'
-        for name in ('short_side', 'square', *SETTINGS, 'tta', 'names_sha256')
-        if p[name] is not None
+        for name in (
+            'short_side',
+            'square',
+            *SETTINGS,
+            'tta',
+            'names_sha256',
+            'pooling',
+        )
+        if p.get(name) is not None
     ]
     lines = ([p['weights'], p['precision']], settings)
     texts = (', '.join(filter(None, line)) for line in lines)

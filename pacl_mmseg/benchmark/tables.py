@@ -15,6 +15,7 @@ from pacl_mmseg.benchmark.protocols import format_protocol, read_method, subset_
 from pacl_mmseg.benchmark.results import write_json, write_text
 from pacl_mmseg.datasets.preparation import OFFICIAL
 
+FILES = 'results.md, results.json and chart.png'
 # Key in a row, title of the column, format of its values.
 COLUMNS = {
     'benchmark': ('benchmark', ''),

@@ -6,7 +6,11 @@ from pacl_mmseg.datasets.large_vocabulary import (
 )
 from pacl_mmseg.datasets.segmentation import COCOObjectDataset, PascalVOC20Dataset
 from pacl_mmseg.datasets.shards import ImageTextShards
-from pacl_mmseg.datasets.small_world import SmallWorldCaptions, SmallWorldSegmentation
+from pacl_mmseg.datasets.small_world import (
+    SmallWorldCaptions,
+    SmallWorldObjects,
+    SmallWorldSegmentation,
+)
 from pacl_mmseg.datasets.small_world_clips import SmallWorldClips
 from pacl_mmseg.datasets.transforms import (
     CLIPResizeCrop,
@@ -40,6 +44,7 @@ __all__ = [
     'ShuffledDraws',
     'SmallWorldCaptions',
     'SmallWorldClips',
+    'SmallWorldObjects',
     'SmallWorldSegmentation',
     'SquareImageAndMask',
     'TokenizeCaption',

@@ -53,6 +53,16 @@ class _ImageTextDataset(BaseDataset):
             )
         return data_list
 
+    @property
+    def img_size(self) -> int:
+        """Number of images, as MMPretrain's retrieval loop asks for it."""
+        return len(self)
+
+    @property
+    def text_size(self) -> int:
+        """Number of their captions."""
+        return sum(len(self.get_data_info(i)['captions']) for i in range(len(self)))
+
     def _leave_out(self, what: str) -> None:
         self.counts.add('malformed_row', f'{self.ann_file}, {what}')
 

@@ -77,10 +77,16 @@ class Scene:
 
 
 def render_scene(
-    index: int, *, split: str = 'train', seed: int = 0, size: int = 64
+    index: int,
+    *,
+    split: str = 'train',
+    seed: int = 0,
+    size: int = 64,
+    objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
 ) -> Scene:
     """Render the scene ``index`` of a split, ``size`` x ``size`` pixels.
 
+    It has from ``objects[0]`` to ``objects[1]`` objects, fewer where there is no room.
     The classes of one scene are distinct and equally likely: out of ``SEEN`` in
     the ``train`` split, out of all ``CLASSES`` in the others.
     """
@@ -88,7 +94,7 @@ def render_scene(
     rng = np.random.default_rng([seed, SPLITS[split], index])
     names = class_names(split)
 
-    owner = _place_objects(rng, rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1), size)
+    owner = _place_objects(rng, rng.integers(objects[0], objects[1] + 1), size)
     num_objects = owner.max()
     chosen = rng.choice(len(names), num_objects, replace=False)
     class_ids = [CLASSES.index(names[i]) for i in chosen]
@@ -272,6 +278,8 @@ def _describe(rng: np.random.Generator, nouns: Sequence[str]) -> str:
     prefix = PREFIXES[rng.integers(len(PREFIXES))]
     thing = THINGS[rng.integers(len(THINGS))]
     items = [f'a {noun} {thing}' for noun in nouns]
+    if len(items) == 1:
+        return prefix + items[0]
     if len(items) == 2 and rng.random() < 0.3:
         return f'{prefix}{items[0]} next to {items[1]}'
     if rng.random() < 0.3:
@@ -283,13 +291,15 @@ def _describe(rng: np.random.Generator, nouns: Sequence[str]) -> str:
 
 
 class _SmallWorld:
-    """What the two datasets share; comes before the dataset class as a base.
+    """What the datasets share; comes before the dataset class as a base.
 
     Scenes are rendered when they are asked for and never kept. With ``cache_dir``
     the picture of each one asked for is also written there as PNG, for whatever reads
     ``img_path`` again (``SegVisualizationHook`` does); otherwise ``img_path`` is
     but a name.
     """
+
+    objects = (MIN_OBJECTS, MAX_OBJECTS)
 
     def __init__(
         self,
@@ -314,7 +324,13 @@ class _SmallWorld:
     def _load_scene(self, info: dict) -> Scene:
         """Render the scene of ``info`` and add to it what both datasets give."""
         index = info['scene_index']
-        scene = render_scene(index, split=self.split, seed=self.seed, size=self.size)
+        scene = render_scene(
+            index,
+            split=self.split,
+            seed=self.seed,
+            size=self.size,
+            objects=self.objects,
+        )
         info['key'] = f'small_world/{self.split}/{index:06d}'
         info['img_path'] = info['key']
         info['img'] = np.ascontiguousarray(scene.image[..., ::-1])  # BGR, as MMCV's
@@ -344,6 +360,13 @@ class SmallWorldCaptions(_SmallWorld, BaseDataset):
         cache_dir: where to write the images asked for as PNG. Default: nowhere.
         **kwargs: of :class:`mmengine.dataset.BaseDataset`.
     """
+
+    @property
+    def img_size(self) -> int:
+        """Number of images, as MMPretrain's retrieval loop asks for it."""
+        return len(self)
+
+    text_size = img_size
 
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)
@@ -384,4 +407,27 @@ class SmallWorldSegmentation(_SmallWorld, BaseSegDataset):
         info['gt_seg_map'] = mask
         info['seg_fields'] = ['gt_seg_map']
         info['reduce_zero_label'] = False
+        return info
+
+
+@DATASETS.register_module()
+class SmallWorldObjects(_SmallWorld, BaseDataset):
+    """Small World scenes of a single object each, as a classification dataset.
+
+    A pipeline starts after the loading: it gets ``img`` (BGR, uint8, (H, W, 3)),
+    ``img_shape``, ``ori_shape``, ``img_path``, ``key`` and ``gt_label``, the index of
+    the object's class.
+
+    Args:
+        num_scenes, split, seed, size, cache_dir, **kwargs: As of
+            :class:`SmallWorldCaptions`.
+    """
+
+    METAINFO = dict(classes=CLASSES)
+    objects = (1, 1)
+
+    def get_data_info(self, idx: int) -> dict:
+        info = super().get_data_info(idx)
+        (noun,) = self._load_scene(info).nouns
+        info['gt_label'] = CLASSES.index(noun)
         return info

@@ -4,6 +4,7 @@ from pacl_mmseg.models.backbones import (
     PACLBackbone,
     TimmTower,
 )
+from pacl_mmseg.models.classifiers import ZeroShotClassifier
 from pacl_mmseg.models.data_preprocessor import CLIPDataPreProcessor
 from pacl_mmseg.models.decode_heads import CompatibilityFunction, ZeroShotTextHead
 from pacl_mmseg.models.losses import InfoNCELoss
@@ -21,6 +22,7 @@ __all__ = [
     'PACLBackbone',
     'PatchEmbedder',
     'TimmTower',
+    'ZeroShotClassifier',
     'ZeroShotSegmentor',
     'ZeroShotTextHead',
 ]

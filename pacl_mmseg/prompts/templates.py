@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmseg.utils import get_predefined_templates
 from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -25,8 +26,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     'imagenet80': tuple(template('{}') for template in OPENAI_IMAGENET_TEMPLATES),
     'vild': tuple(get_predefined_templates('vild')),
+    **{
+        path.stem: tuple(path.read_text(encoding='utf-8').splitlines())
+        for path in sorted(Path(__file__).with_name('templates').glob('*.txt'))
+    },
 }
-"""Sets that have a name; the last two are from libraries that publish them."""
+"""Sets that have a name: those above; two from libraries that publish them; and those
+of classification sets, in the files of ``prompts/templates``."""
 
 _ARTICLE = 'a(n) {}'
 _ONE_PLACE = re.compile(r'[^{}]*{}[^{}]*')

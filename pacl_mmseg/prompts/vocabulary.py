@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmseg.utils import get_classes
 from mmseg.utils.class_names import dataset_aliases
+from open_clip import IMAGENET_CLASSNAMES
 
 from pacl_mmseg.utils.names import check_name
 
@@ -93,8 +94,9 @@ class Vocabulary:
         """Look up the vocabulary of a benchmark.
 
         Args:
-            name: A name list of this package (``prompts/*.txt``), or a
-                dataset known to ``mmseg.utils.get_classes``.
+            name: A name list of this package (``prompts/*.txt``,
+                ``prompts/classification/*.txt``), ``'imagenet'``, whose names are
+                open_clip's, or a dataset known to ``mmseg.utils.get_classes``.
 
         Returns:
             The vocabulary.
@@ -102,10 +104,16 @@ class Vocabulary:
         Raises:
             ValueError: If the dataset is unknown.
         """
-        files = {path.stem: path for path in _DATA.glob('*.txt')}
+        if name == 'imagenet':
+            # As published: 'missile' and 'sunglasses' are two classes each.
+            names = tuple(IMAGENET_CLASSNAMES)
+            return cls(names, tuple(range(len(names))), names)
+        folders = (_DATA, _DATA / 'classification')
+        files = {path.stem: path for f in folders for path in f.glob('*.txt')}
         if name in files:
             return cls.from_list(files[name].read_text(encoding='utf-8').splitlines())
         aliases = [alias for group in dataset_aliases.values() for alias in group]
-        check_name('dataset with known class names', name, sorted([*files, *aliases]))
+        known = sorted([*files, *aliases, 'imagenet'])
+        check_name('dataset with known class names', name, known)
         # One name per class: what mmseg writes is never a synonym list.
         return cls.from_list([[entry] for entry in get_classes(name)])

@@ -1,5 +1,6 @@
 """Small World: what a scene promises, and the two datasets made of scenes."""
 
+import re
 from collections import Counter
 
 import cv2
@@ -18,6 +19,7 @@ from pacl_mmseg.datasets.small_world import (
     SEEN,
     TEXTURES,
     SmallWorldCaptions,
+    SmallWorldObjects,
     SmallWorldSegmentation,
     render_scene,
 )
@@ -244,3 +246,29 @@ def test_written_files_are_the_scenes(tmp_path):
     captions = SmallWorldCaptions(3, split='val', cache_dir=str(tmp_path))
     assert captions[1]['img_path'] == item['img_path']
     assert [str(path) for path in tmp_path.rglob('*.*')] == [item['img_path']]
+
+
+# ------------------------------------------------------------- whole images
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_scenes_of_one_object_are_labelled_with_it(split):
+    dataset = SmallWorldObjects(200, split=split)
+    assert dataset.metainfo['classes'] == CLASSES
+    labels = Counter()
+    for index, info in enumerate(dataset):
+        scene = render_scene(index, split=split, objects=(1, 1))
+        np.testing.assert_array_equal(info['img'], scene.image[..., ::-1])
+        (name,) = classes_in(scene.mask)
+        assert (name,) == scene.nouns == (CLASSES[info['gt_label']],)
+        assert names_in(scene.caption) == {name}
+        assert not re.search(r' and |, |next to', scene.caption)
+        labels[name] += 1
+    assert len(labels) > 25
+    assert bool({*labels} & {*HELD_OUT}) == (split == 'test')
+
+
+def test_a_retrieval_loop_learns_how_many_there_are():
+    dataset = SmallWorldCaptions(7, split='test')
+    assert (dataset.img_size, dataset.text_size) == (7, 7)
+    assert all(info['captions'] == [info['caption']] for info in dataset)

@@ -166,12 +166,38 @@ def test_nothing_starts_while_something_is_missing(benchmark, tmp_path):
         (['--benchmarks', 'small_world', '--protocol', 'naclip'], 'its own protocol'),
         (['--gpus', '2', '--launcher', 'none'], 'needs --launcher pytorch or slurm'),
         (['--gpus', '0'], '--gpus must be at least 1'),
+        (['--benchmarks', 'voc20', 'dtd'], 'benchmarks of segmentation out'),
+        (['--benchmarks', 'dtd', '--protocol', 'naclip'], 'leave --protocol'),
+        (
+            ['--benchmarks', 'dtd', '--methods', 'maskclip'],
+            "no method 'maskclip'",
+        ),
     ],
 )
 def test_mistyped_arguments(benchmark, changed, message):
     defaults = ['--methods', 'clip', '--benchmarks', 'voc20', '--dry-run']
     with pytest.raises(ValueError, match=message):
         benchmark([*defaults, *changed])
+
+
+def test_whole_images(benchmark, tmp_path, capsys):
+    options = ['--work-dir', str(tmp_path), '--cfg-options', *SCENES]
+    given = ['--methods', 'clip', '--benchmarks', 'small_world_objects']
+    benchmark([*given, *options])
+    out = capsys.readouterr().out
+    (path,) = tmp_path.glob('small_world_objects/clip/*/result.json')
+    record = read_result(path)
+    assert record['images'] == 12
+    top1 = record['metrics']['accuracy/top1']
+    assert top1 > 50  # of 36 classes
+    assert f'accuracy/top1 {top1} on all images' in out
+    assert f'| small_world_objects | top-1  | {top1:18.2f} |' in out
+    assert (tmp_path / 'results.md').read_text() in out
+    everything = ['--benchmarks', 'classification', '--data-root', str(tmp_path)]
+    dry_run(benchmark, '--methods', 'clip', 'clip_mean', *everything)
+    out = capsys.readouterr().out
+    assert 'eurosat/clip_mean: something is missing' in out
+    assert f'{tmp_path}/imagenet does not exist: put the imagenet there' in out
 
 
 def test_launchers(monkeypatch):

@@ -240,6 +240,12 @@ def test_input_that_is_not_there(run, tmp_path):
     assert 'There is no checkpoint' in sentence
 
 
+@pytest.mark.parametrize('option', ['--tta', '--out=x', '--show-dir=x'])
+def test_options_of_segmentations(run, option):
+    sentence = run('test', 'configs/classification/pacl_small_world.py', option)
+    assert sentence.startswith(f'{option.partition("=")[0]} is for segmentations')
+
+
 def test_no_vocabulary(run):
     options = ['--cfg-options', 'model.decode_head.dataset_name=None']
     assert run('test', CLIP, *options) == 'Give either vocabulary or dataset_name.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,17 @@ def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:
             f'{type(dataset).__name__} has {len(classes)}: set '
             'model.decode_head.dataset_name to the benchmark that is tested.'
         )
+    names = head.vocabulary.classes
+    theirs, ours = ([*map(_plain, each)] for each in (classes, names))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        place = [a == b for a, b in zip(theirs, ours, strict=True)].index(False)
+        raise ValueError(
+            f'The vocabulary has the classes of {type(dataset).__name__} in another '
+            f'order: number {place} is {names[place]!r} here and {classes[place]!r} '
+            'there.'
+        )
+
+
+def _plain(name: str) -> str:
+    """A name without case, underscores and signs."""
+    return re.sub(r'[^a-z0-9]+', ' ', name.lower()).strip()

@@ -187,8 +187,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         Raises:
             ValueError: No caption for an image.
         """
-        maps, cls_tokens = self._tokens(inputs)
-        tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
+        tokens, cls_tokens = self.image_tokens(inputs)
         own_ids, own_texts = self._texts(batch_data_samples, len(tokens))
         texts, ids, offset = gather_texts(own_texts, own_ids)
         phi = self.compatibility(tokens, texts, offset, cls_tokens, ids)
@@ -196,6 +195,26 @@ class ZeroShotTextHead(BaseDecodeHead):
             **self.loss_decode(phi, ids, offset),
             **self.compatibility.statistics(tokens, own_texts),
         }
+
+    def image_tokens(
+        self, inputs: Sequence[Tensor | list[Tensor]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens that images are pooled of.
+
+        Returns:
+            Patch tokens ``(N, T, D)``, and ``(N, D)`` class tokens if there are any.
+
+        Raises:
+            ValueError: The compatibility function needs class tokens, and there are
+                none.
+        """
+        maps, cls_tokens = self._tokens(inputs)
+        if self.compatibility.mode == 'cls' and cls_tokens is None:
+            raise ValueError(
+                "Mode 'cls' of the compatibility function needs the class token: set "
+                'model.backbone.output_cls_token=True.'
+            )
+        return maps.permute(0, 2, 3, 1).flatten(1, 2), cls_tokens
 
     def _texts(
         self, data_samples: Sequence | Mapping, images: int

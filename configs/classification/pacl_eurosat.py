@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/pacl_vitb16_classifier.py',
+    '../_base_/datasets/eurosat.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(decode_head=dict(dataset_name='eurosat', templates='eurosat'))
