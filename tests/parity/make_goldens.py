@@ -28,6 +28,7 @@ import numpy as np
 import open_clip
 import recipe
 import torch
+import torchvision
 from mmengine.config import ConfigDict
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -278,6 +279,37 @@ def clippy(clone: Path) -> dict[str, Tensor]:
     )
 
 
+@torch.enable_grad()
+def nms05(clone: Path) -> dict[str, Tensor]:
+    module = importlib.import_module('model.pacl')
+    net = open_clip.model.CLIP(**recipe.NMS05_ARCHITECTURE)
+    with mock.patch.object(
+        module.open_clip, 'create_model_and_transforms', lambda *_, **__: (net, 0, 0)
+    ):
+        fill(net)
+        model = module.open_clip_pacl().eval()  # without dropout
+    trained = {k: v for k, v in model.named_parameters() if v.requires_grad}
+    shapes = {name: value.shape for name, value in trained.items()}
+    for name, value in recipe.weights(shapes).items():
+        trained[name].data = value
+    images, texts = recipe.pairs()
+    made = dict(visual=model.forward_visual(images), text=model.forward_text(texts))
+    made['activation'] = model.patch_alignment(*made.values())
+    grid = made['activation'].view(-1, 1, 25, 25)
+    made['map'] = torchvision.transforms.GaussianBlur(kernel_size=3)(grid)
+    made['visual'] = made['visual'][:, ::25, ::4]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    loss = module.ClipLoss(temperature=0.1)(*model(images, texts))
+    loss.backward()
+    made['loss'] = loss
+    for name, value in trained.items():
+        made[f'gradient_{name}'] = value.grad.flatten()[::97].clone()
+    optimizer.step()
+    for name, value in trained.items():
+        made[f'step_{name}'] = value.flatten()[::97]
+    return {name: value.detach() for name, value in made.items()}
+
+
 def openai_clip() -> nn.Module:
     """The tiny CLIP, as the clone's copy of OpenAI's code builds it."""
     clip = importlib.import_module('clip.model').CLIP(
@@ -376,6 +408,7 @@ MAKERS = dict(
     maskclip=maskclip,
     dinoiser=dinoiser,
     clippy=clippy,
+    nms05=nms05,
 )
 
 

@@ -22,6 +22,13 @@ ARCHITECTURE = dict(
     vision_cfg=dict(image_size=32, patch_size=8, width=128, layers=3, head_width=64),
     text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=1),
 )
+# What NMS05's heads fit on: the widths and the grid of ViT-B/16, all else tiny.
+NMS05_ARCHITECTURE = dict(
+    embed_dim=512,
+    vision_cfg=dict(image_size=224, patch_size=16, width=768, layers=1, head_width=64),
+    text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=1),
+)
+NMS05_SIZE = 400  # pixels
 # Classes with synonyms, as in the authors' files; class 0 is the background.
 NAMES = ('sky, wall, tree', 'cat', 'dog, puppy', 'bus', 'chair, armchair')
 FIRST_NAMES = [entry.split(', ')[0] for entry in NAMES]
@@ -100,6 +107,15 @@ def clippy_targets() -> Tensor:
 def clippy_pairs() -> tuple[Tensor, Tensor]:
     """All tokens of five images, class token first, ``(5, 17, 64)``; their texts."""
     return draw(6, 5, 17, 64), draw(7, 5, 64)
+
+
+def pairs() -> tuple[Tensor, Tensor]:
+    """Three images of NMS05's size and the token ids ``(3, 77)`` of three texts."""
+    tokens = torch.zeros(3, 77, dtype=torch.int64)
+    for row, length in enumerate((3, 6, 9)):
+        words = np.random.RandomState(row).randint(1, 49406, length)
+        tokens[row, : length + 2] = torch.tensor([49406, *words, 49407])
+    return images(NMS05_SIZE, NMS05_SIZE, count=3), tokens
 
 
 def thinned(scores: Tensor) -> Tensor:

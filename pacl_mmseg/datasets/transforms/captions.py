@@ -12,6 +12,7 @@ from pacl_mmseg.datasets.counts import sample_counts
 from pacl_mmseg.models.open_clip_model import build_tokenizer, check_named
 from pacl_mmseg.prompts import fill_template, get_templates
 from pacl_mmseg.registry import TRANSFORMS
+from pacl_mmseg.utils.names import check_choice
 
 # open_clip's own tokenizer remembers the tokens of every word it has met, which over
 # web captions never ends: it is made to forget them once there are so many, some 30 MB
@@ -34,21 +35,25 @@ class PickCaption(BaseTransform):
     Args:
         max_chars: Longer captions are cut at a word boundary, and counted.
             The tokenizer cuts to its own length in any case. Defaults to 1000.
+        pick: ``'random'``, or ``'first'`` (NMS05). Defaults to ``'random'``.
 
     Raises:
-        ValueError: If ``max_chars`` is not positive.
+        ValueError: If ``max_chars`` is not positive, or ``pick`` neither of these.
     """
 
-    def __init__(self, max_chars: int = 1000) -> None:
+    def __init__(self, max_chars: int = 1000, pick: str = 'random') -> None:
+        check_choice('pick', pick, ('random', 'first'))
         if max_chars < 1:
             raise ValueError(f'max_chars must be positive, got {max_chars}')
         self.max_chars = max_chars
+        self.pick = pick
         self.counts = sample_counts
 
     def transform(self, results: dict) -> dict | None:
         """The sample with its caption, or None."""
         captions = results.get('captions') or [results.get('caption')]
-        caption = captions[np.random.randint(len(captions))]
+        chosen = 0 if self.pick == 'first' else np.random.randint(len(captions))
+        caption = captions[chosen]
         if isinstance(caption, bytes):
             caption = self.counts.decode(caption)
         caption = caption if isinstance(caption, str) else ''
@@ -88,13 +93,14 @@ class NounPrompt(BaseTransform):
         templates: See
             :func:`pacl_mmseg.prompts.get_templates`. Defaults to ``'pacl7'``.
         nouns: ``'given'`` uses the sample's ``nouns``; ``'auto'`` also finds common
-            nouns with spaCy where none are given. Defaults to ``'auto'``.
+            nouns with spaCy where none are given; ``'chunks'`` finds noun phrases, such
+            as ``the big dog``, with spaCy's parser (NMS05). Defaults to ``'auto'``.
         max_chars: Characters that a noun may have. Defaults to 100.
 
     Raises:
         ValueError: If an argument is not one of the above.
-        ImportError: At the first caption without given nouns, if spaCy or its pipeline
-            is not installed.
+        ImportError: spaCy or its pipeline is not installed; with ``'auto'`` at the
+            first caption without given nouns.
     """
 
     def __init__(
@@ -106,8 +112,7 @@ class NounPrompt(BaseTransform):
     ) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must lie between 0 and 1, got {prob}')
-        if nouns not in ('auto', 'given'):
-            raise ValueError(f"nouns must be 'auto' or 'given', got {nouns!r}")
+        check_choice('nouns', nouns, ('auto', 'given', 'chunks'))
         if max_chars < 1:
             raise ValueError(f'max_chars must be positive, got {max_chars}')
         self.prob = prob
@@ -115,7 +120,9 @@ class NounPrompt(BaseTransform):
         self.nouns = nouns
         self.max_chars = max_chars
         self.counts = sample_counts
-        self._tagger = None
+        self._spacy = None
+        if nouns == 'chunks' and prob > 0:
+            self._spacy = _load_spacy(parser=True)
 
     def transform(self, results: dict) -> dict:
         """The sample, its caption replaced or not."""
@@ -130,13 +137,15 @@ class NounPrompt(BaseTransform):
 
     def find_nouns(self, results: dict) -> list[str]:
         """The nouns that a prompt may be made of, given or of the caption."""
-        if self.nouns == 'given' or 'nouns' in results:
+        if self.nouns == 'given' or (self.nouns == 'auto' and 'nouns' in results):
             nouns = results.get('nouns') or []
         else:
-            if self._tagger is None:
-                self._tagger = _load_spacy()
-            words = self._tagger(results['caption'])
-            nouns = [word.text.lower() for word in words if word.pos_ == 'NOUN']
+            self._spacy = self._spacy or _load_spacy()
+            words = self._spacy(results['caption'])
+            if self.nouns == 'chunks':
+                nouns = [phrase.text.lower() for phrase in words.noun_chunks]
+            else:
+                nouns = [word.text.lower() for word in words if word.pos_ == 'NOUN']
         usable = [noun for noun in nouns if self._is_usable(noun)]
         if len(usable) < len(nouns):
             self.counts.add('unusable_noun', results.get('img_path'))
@@ -184,12 +193,12 @@ class TokenizeCaption(BaseTransform):
         return results
 
 
-def _load_spacy() -> Callable:
+def _load_spacy(parser: bool = False) -> Callable:
     try:
         import spacy
 
-        # Parts of speech are all that is needed.
-        return spacy.load('en_core_web_sm', exclude=['parser', 'ner', 'lemmatizer'])
+        unused = ['ner', 'lemmatizer', *([] if parser else ['parser'])]
+        return spacy.load('en_core_web_sm', exclude=unused)
     except (ImportError, OSError) as error:
         raise ImportError(
             'NounPrompt finds nouns with spaCy: run `pip install spacy` and `python -m '

@@ -24,12 +24,13 @@ class PackImageText(BaseTransform):
     The counterpart of ``PackSegInputs`` with a plain dict in place of a data sample,
     so that a batch is a few tensors and lists, not an object per pair.
 
-    Required keys: ``img`` (uint8, H x W x 3, BGR) or ``image_tokens`` (T x C, of
+    Required keys: ``img`` (uint8, H x W x 3, BGR; or a float tensor, 3 x H x W, RGB in
+    0..1, as torchvision's transforms make it) or ``image_tokens`` (T x C, of
     ``LoadImageTokens``), ``caption`` (str).
     Optional keys: ``text_tokens`` (int64 tensor, L), ``img_path`` (str),
     ``shard_position`` (str).
-    Result: ``inputs`` (the tokens, or a uint8 tensor, 3 x H x W, BGR, contiguous) and
-    ``data_samples``, a dict of the other keys.
+    Result: ``inputs`` (the tokens, or a tensor, 3 x H x W, BGR, contiguous: uint8, of a
+    float tensor float32 in 0..255) and ``data_samples``, a dict of the other keys.
 
     Raises:
         ValueError: When packing: the sample has no image or no caption.
@@ -45,7 +46,9 @@ class PackImageText(BaseTransform):
                     f'{sorted(results)}: put the transform or dataset that gives it '
                     'before.'
                 )
-        if inputs is None:
+        if inputs is None and isinstance(results['img'], torch.Tensor):
+            inputs = results['img'].flip(0).mul_(255)  # flip copies
+        elif inputs is None:
             # Also undoes a view that only turns the channels round: one copy for both.
             image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
             inputs = torch.from_numpy(image)

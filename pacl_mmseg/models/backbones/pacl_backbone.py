@@ -22,6 +22,7 @@ from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.names import check_choice
 
 OUTPUTS = ('block', 'norm', 'projection')
+INTERPOLATE_MODES = ('bicubic', 'bilinear')
 
 
 @MODELS.register_module()
@@ -53,6 +54,8 @@ class PACLBackbone(FrozenModule):
             embeddings is computed. DINO (``interpolate_pos_encoding``) introduced 0.1
             against rounding, and the code of SCLIP, ClearCLIP and NACLIP has it; it
             shifts what is sampled slightly. MaskCLIP and open_clip have none.
+        interpolate_mode: How position embeddings are resized to another grid,
+            ``'bicubic'`` or ``'bilinear'`` (NMS05).
         dense_attention: None, or a variant of the last block by name, ``'maskclip'``,
             ``'sclip'``, ``'clearclip'``, ``'naclip'``, or with options
             (:func:`~pacl_mmseg.models.backbones.dense_attention.build_dense_attention`).
@@ -91,6 +94,7 @@ class PACLBackbone(FrozenModule):
         stride: int | None = None,
         fit: str = 'resize',
         interpolate_offset: float = 0.0,
+        interpolate_mode: str = 'bicubic',
         dense_attention: str | Mapping | None = None,
         output_cls_token: bool = False,
         frozen: bool = True,
@@ -102,6 +106,7 @@ class PACLBackbone(FrozenModule):
         super().__init__(frozen)
         check_choice('output', output, OUTPUTS)
         check_choice('fit', fit, FITS)
+        check_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         if not 0 <= interpolate_offset < 1:
             raise ValueError(
                 f'interpolate_offset must be in [0, 1), not {interpolate_offset}.'
@@ -145,6 +150,7 @@ class PACLBackbone(FrozenModule):
         self.token_grid: tuple[int, int] | None = None
         self.fit = fit
         self.interpolate_offset = interpolate_offset
+        self.interpolate_mode = interpolate_mode
         self._dense_attention = None
         if dense_attention is not None:
             self._dense_attention = build_dense_attention(dense_attention)
@@ -248,7 +254,7 @@ class PACLBackbone(FrozenModule):
         return visual.ln_pre(x), grid
 
     def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """``(1 + h * w, C)``: CLIP's own, or resized bicubically to another grid."""
+        """``(1 + h * w, C)``: CLIP's own, or resized to another grid."""
         embedding = self.visual.positional_embedding
         own_grid = tuple(self.visual.grid_size)
         if grid == own_grid:
@@ -263,7 +269,9 @@ class PACLBackbone(FrozenModule):
             target = dict(scale_factor=scale)
         else:
             target = dict(size=grid)
-        patches = F.interpolate(patches, **target, mode='bicubic', align_corners=False)
+        patches = F.interpolate(
+            patches, **target, mode=self.interpolate_mode, align_corners=False
+        )
         return torch.cat([cls, patches.flatten(2)[0].T.to(cls.dtype)])
 
     def _project(self, tokens: Tensor) -> Tensor:

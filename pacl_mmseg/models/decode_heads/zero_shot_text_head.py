@@ -19,6 +19,7 @@ from pacl_mmseg.models.text_encoders import (
     OpenCLIPTextEncoder,
     TextBank,
     build_text_bank,
+    project_texts,
 )
 from pacl_mmseg.prompts import Vocabulary, get_templates
 from pacl_mmseg.registry import MODELS
@@ -39,6 +40,9 @@ class ZeroShotTextHead(BaseDecodeHead):
             comma-separated synonyms, or a list of synonyms. Exactly one of the two.
         templates: Name of a template set (``pacl7``, ``imagenet80``, ``vild``,
             ``photo``, ``plain``) or a list of templates with one ``{}`` each.
+        text_projector: Config of a ``PatchEmbedder`` that is trained on the text
+            tower's embeddings, before these are brought to unit length. By default
+            texts stay where the tower puts them, as in PACL.
         compatibility: Arguments of :class:`CompatibilityFunction` for training, such as
             ``mode``, ``weight_scale``, ``normalize_first``; or with
             ``type='CrossAttentionCompatibility'`` those of
@@ -60,6 +64,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         dataset_name: str | None = None,
         vocabulary: Sequence[str | Sequence[str]] | None = None,
         templates: str | Sequence[str] = 'pacl7',
+        text_projector: dict | None = None,
         compatibility: dict | None = None,
         logit_scale: float | str = 40.0,
         loss_decode: dict | None = None,
@@ -68,9 +73,16 @@ class ZeroShotTextHead(BaseDecodeHead):
     ) -> None:
         names = resolve_vocabulary(vocabulary, dataset_name)
         encoder = MODELS.build(text_encoder)
+        projector = text_projector and MODELS.build(text_projector)
+        if projector and projector.in_channels != encoder.embed_dims:
+            raise ValueError(
+                f'text_projector.in_channels is {projector.in_channels}, but the text '
+                f'encoder gives {encoder.embed_dims} channels: set it to that.'
+            )
+        dims = projector.out_channels if projector else encoder.embed_dims
         super().__init__(
-            in_channels=encoder.embed_dims,
-            channels=encoder.embed_dims,
+            in_channels=dims,
+            channels=dims,
             num_classes=len(names.classes),
             out_channels=len(names.classes),
             dropout_ratio=0,
@@ -80,14 +92,21 @@ class ZeroShotTextHead(BaseDecodeHead):
         )
         del self.conv_seg  # texts classify
         self.text_encoder = encoder
+        self.text_projector = projector
         self.compatibility = MODELS.build(
             {'type': 'CompatibilityFunction', **(compatibility or {})}
         )
+        if projector and self.compatibility.takes_words:
+            raise ValueError(
+                'text_projector is for embeddings of whole texts, but the compatibility '
+                'function takes words: leave one of the two out.'
+            )
         self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
         self.templates = get_templates(templates)
         self._bank: tuple[tuple, TextBank] | None = None
         self._words: tuple[tuple, Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget_texts)
 
     def set_vocabulary(
         self,
@@ -111,7 +130,12 @@ class ZeroShotTextHead(BaseDecodeHead):
         """Embeddings of the current vocabulary, computed once."""
         key = self._bank_key
         if self._bank is None or self._bank[0] != key:
-            bank = build_text_bank(self.text_encoder, self.vocabulary, self.templates)
+            bank = build_text_bank(
+                self.text_encoder,
+                self.vocabulary,
+                self.templates,
+                self.text_projector,
+            )
             self._bank = (key, bank)
         return self._bank[1]
 
@@ -141,7 +165,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         return self.vocabulary, self.templates, device
 
     def train(self, mode: bool = True) -> ZeroShotTextHead:
-        if mode and not self.text_encoder.frozen:
+        if mode and not (self.text_encoder.frozen and self.text_projector is None):
             self._bank = self._words = None  # its weights are about to change
         return super().train(mode)
 
@@ -190,7 +214,9 @@ class ZeroShotTextHead(BaseDecodeHead):
         tokens, cls_tokens = self.image_tokens(inputs)
         own_ids, own_texts = self._texts(batch_data_samples, len(tokens))
         texts, ids, offset = gather_texts(own_texts, own_ids)
-        phi = self.compatibility(tokens, texts, offset, cls_tokens, ids)
+        # Dropout makes equal texts differ.
+        equal = ids if self.text_projector is None else None
+        phi = self.compatibility(tokens, texts, offset, cls_tokens, equal)
         return {
             **self.loss_decode(phi, ids, offset),
             **self.compatibility.statistics(tokens, own_texts),
@@ -244,6 +270,9 @@ class ZeroShotTextHead(BaseDecodeHead):
         else:
             texts = [captions[index] for index in first]
         encoder = self.text_encoder
+        if self.text_projector is not None:
+            rows = repeat(encoder(texts, normalize=False), places)
+            return ids, project_texts(self.text_projector, rows)
         rows = (encoder.words if self.compatibility.takes_words else encoder)(texts)
         repeated = repeat(rows.flatten(1), places)
         return ids, repeated.unflatten(1, rows.shape[1:])
@@ -264,6 +293,10 @@ class ZeroShotTextHead(BaseDecodeHead):
                 'and head, or use the backbone\'s output="projection".'
             )
         return maps, cls_tokens
+
+
+def _forget_texts(head: ZeroShotTextHead, _: object) -> None:
+    head._bank = head._words = None
 
 
 def resolve_vocabulary(

@@ -29,7 +29,9 @@ class PatchEmbedder(BaseModule):
         pre_norm: LayerNorm before both branches (NMS05).
         dropout: Dropout probability after that norm (NMS05: 0.1).
         depth: Linear layers of the main branch, with activations between them: 2 in
-            PACL; 0 leaves the other branch alone, a linear map.
+            PACL; 0 leaves the other branch alone, a linear map. With ``pre_norm`` and
+            ``dropout`` that is NMS05's text head (``text_projector`` of
+            :class:`ZeroShotTextHead`).
 
     Raises:
         ValueError: A negative depth.

@@ -90,15 +90,16 @@ class OpenCLIPTextEncoder(FrozenModule):
         return self.tokenizer(list(texts))
 
     @record_function('text')
-    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
+    def forward(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         """Encode texts.
 
         Args:
             texts: Strings, or token ids ``(N, context length)`` of :meth:`tokenize`:
                 best in the host's memory, since their lengths are looked at there.
+            normalize: Bring embeddings to unit length.
 
         Returns:
-            Unit-length float32 embeddings ``(N, embed_dims)``.
+            Float32 embeddings ``(N, embed_dims)``.
         """
         tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
         device = next(self.text.parameters()).device
@@ -115,7 +116,8 @@ class OpenCLIPTextEncoder(FrozenModule):
                 for part in group[:, :length].split(self.batch_size * full // length)
             ]
         # Out of inference mode: what is made here is an ordinary tensor.
-        return F.normalize(torch.cat(parts)[order.argsort()].float(), dim=-1)
+        embeddings = torch.cat(parts)[order.argsort()].float()
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     @record_function('text')
     def words(self, texts: Sequence[str] | Tensor) -> Tensor:

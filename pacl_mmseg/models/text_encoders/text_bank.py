@@ -19,6 +19,8 @@ from mmengine.utils import track_iter_progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.models.frozen import weights_fingerprint
+from pacl_mmseg.models.necks import PatchEmbedder
 from pacl_mmseg.models.text_encoders.open_clip_text_encoder import OpenCLIPTextEncoder
 from pacl_mmseg.prompts import Vocabulary, fill_template
 from pacl_mmseg.utils import whole_file
@@ -63,22 +65,28 @@ class TextBank:
 @torch.inference_mode(False)  # what is kept is used outside of it too
 @torch.no_grad()
 def build_text_bank(
-    encoder: OpenCLIPTextEncoder, vocabulary: Vocabulary, templates: Sequence[str]
+    encoder: OpenCLIPTextEncoder,
+    vocabulary: Vocabulary,
+    templates: Sequence[str],
+    projector: PatchEmbedder | None = None,
 ) -> TextBank:
     """Embed every name of a vocabulary in every template.
 
     A name's embedding is the mean over templates of its unit-length prompt
-    embeddings, normalised again, as in CLIP's zero-shot classifier.
+    embeddings, normalised again, as in CLIP's zero-shot classifier. With a text
+    projector these are of :func:`project_texts`.
 
-    What a frozen encoder makes of the same names and templates is read from
+    What a frozen encoder, and a projector of the same weights, make of the same names
+    and templates is read from
     ``$PACL_CACHE_DIR`` (default ``~/.cache/pacl_mmseg/text_banks``; empty keeps
     nothing). A folder that cannot be used costs time and a warning, never the result.
     """
-    content = encoder, vocabulary.names, templates
+    content = encoder, vocabulary.names, templates, projector
     folder = os.environ.get('PACL_CACHE_DIR', '~/.cache/pacl_mmseg/text_banks')
     if encoder.frozen and folder:
         path = Path(os.path.expanduser(folder), f'{_key(*content)}.npz')
-        embeddings = _read(path, (len(vocabulary.names), encoder.embed_dims))
+        dims = encoder.embed_dims if projector is None else projector.out_channels
+        embeddings = _read(path, (len(vocabulary.names), dims))
         if embeddings is None:
             embeddings = _encode(*content)
             _write(path, embeddings)
@@ -89,8 +97,25 @@ def build_text_bank(
     return TextBank(embeddings.to(device), class_of, len(vocabulary.classes))
 
 
+def project_texts(projector: PatchEmbedder, embeddings: Tensor) -> Tensor:
+    """Unit-length texts in the space of the projector.
+
+    Args:
+        projector: Of texts, as NMS05/Patch-Aligned-Contrastive-Learning trains one.
+        embeddings: ``(N, D)``, as they leave the text tower, of any length: its layer
+            norm would feel that they were brought to unit length.
+
+    Returns:
+        ``(N, projector.out_channels)``.
+    """
+    return F.normalize(projector.embed(embeddings).float(), dim=-1)
+
+
 def _encode(
-    encoder: OpenCLIPTextEncoder, names: Sequence[str], templates: Sequence[str]
+    encoder: OpenCLIPTextEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    projector: PatchEmbedder | None,
 ) -> Tensor:
     """Unit-length float32 embeddings ``(len(names), D)``."""
     print_log(
@@ -107,12 +132,19 @@ def _encode(
     with torch.autocast(device.type, enabled=False):  # kept, so not in low precision
         for part in parts:
             prompts = [fill_template(t, name) for name in part for t in templates]
-            means.append(encoder(prompts).unflatten(0, (len(part), -1)).mean(1))
+            if projector is None:
+                embeddings = encoder(prompts)
+            else:
+                embeddings = project_texts(projector, encoder(prompts, normalize=False))
+            means.append(embeddings.unflatten(0, (len(part), -1)).mean(1))
     return F.normalize(torch.cat(means), dim=-1)
 
 
 def _key(
-    encoder: OpenCLIPTextEncoder, names: Sequence[str], templates: Sequence[str]
+    encoder: OpenCLIPTextEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    projector: PatchEmbedder | None,
 ) -> str:
     """SHA-256 of everything that the embeddings depend on.
 
@@ -127,6 +159,9 @@ def _key(
         names=list(names),
         templates=list(templates),
     )
+    if projector is not None:
+        # Its repr has what weights do not say: activation, eps of the norm.
+        content['projector'] = [repr(projector), weights_fingerprint(projector)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
