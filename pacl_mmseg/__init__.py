@@ -13,6 +13,9 @@ MODULE2PACKAGE.update({name: name for name in ('pacl_mmseg', 'mmseg', 'mmpretrai
 
 with without_noise():
     from pacl_mmseg import datasets, engine, evaluation, models  # noqa: F401
+from pacl_mmseg.registry import register_at_root  # noqa: E402
 from pacl_mmseg.version import __version__  # noqa: E402
+
+register_at_root()
 
 __all__ = ['__version__']

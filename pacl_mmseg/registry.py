@@ -41,6 +41,7 @@ __all__ = [
     'RUNNERS',
     'TRANSFORMS',
     'kind_of',
+    'register_at_root',
     'walk',
 ]
 
@@ -52,6 +53,17 @@ for _registry in vars(mmseg.registry).values():
             scope='pacl_mmseg',
             locations=['pacl_mmseg'],
         )
+
+
+def register_at_root() -> None:
+    """Add this package's types to MMEngine's own registries, too.
+
+    There they are found without a prefix whatever the scope, such as mmpretrain's.
+    """
+    for registry in vars(mmseg.registry).values():
+        for name, kind in getattr(registry, 'module_dict', {}).items():
+            if kind.__module__.startswith('pacl_mmseg.'):
+                registry.parent.register_module(name, force=True, module=kind)
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:

@@ -2,8 +2,13 @@ import subprocess
 import sys
 import textwrap
 
+import mmengine
+import mmpretrain.registry
+import mmseg.registry
 import pytest
 
+from pacl_mmseg.engine import ContrastivePretrainRunner
+from pacl_mmseg.models import PACLBackbone, ZeroShotTextHead
 from pacl_mmseg.stack import ONEDL, UPSTREAM, check_stack
 
 NEW_ONEDL = dict.fromkeys(ONEDL, '99.0')
@@ -42,6 +47,19 @@ def test_other_installations_end_in_one_sentence(installed, message):
     with pytest.raises(ImportError, match=message) as error:
         check_stack(installed.get)
     assert '\n' not in str(error.value)
+
+
+def test_types_are_found_in_every_registry():
+    for name in ('ContrastivePretrainRunner', 'mmseg.ContrastivePretrainRunner'):
+        assert mmengine.RUNNERS.get(name) is ContrastivePretrainRunner
+    for registry in (
+        mmengine.MODELS,
+        mmseg.registry.MODELS,
+        mmpretrain.registry.MODELS,
+    ):
+        for name in ('PACLBackbone', 'mmseg.PACLBackbone'):
+            assert registry.get(name) is PACLBackbone
+        assert registry.get('ZeroShotTextHead') is ZeroShotTextHead
 
 
 def test_import_without_the_stack_is_one_sentence():

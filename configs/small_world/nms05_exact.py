@@ -1,5 +1,5 @@
-# All that nms05_exact_vitb16.py changes, on the tiny CLIP: an image is pooled for its own
-# text alone, texts have a trained head, equal texts are negatives of each other.
+# All that nms05_exact_vitb16.py changes, on the tiny CLIP: an image is pooled for its
+# own text alone, texts have a trained head, equal texts are negatives of each other.
 _base_ = ['nms05.py']
 model = dict(
     decode_head=dict(
