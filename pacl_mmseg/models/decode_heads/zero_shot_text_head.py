@@ -98,8 +98,8 @@ class ZeroShotTextHead(BaseDecodeHead):
         )
         if projector and self.compatibility.takes_words:
             raise ValueError(
-                'text_projector is for embeddings of whole texts, but the compatibility '
-                'function takes words: leave one of the two out.'
+                'text_projector is for embeddings of whole texts, but this '
+                'compatibility function takes words: leave one of the two out.'
             )
         self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
