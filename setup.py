@@ -86,10 +86,11 @@ setup(
             'setuptools<81',  # mmengine imports pkg_resources
         ],
         'nouns': ['spacy'],  # noun prompts of real captions
+        'text': ['transformers', 'sentencepiece'],  # text towers of Hugging Face: T5
         # Preparing benchmarks: masks of Pascal Context and of COCO's instances; what
         # MMSeg's converter of Cityscapes calls (it brings along an obsolete `typing`).
         'data': ['pycocotools', 'cityscapesscripts'],
         'tensorboard': ['tensorboard'],  # curves and pictures of a training run
-        'tests': ['pytest', 'ruff', 'pycocotools', 'tensorboard'],
+        'tests': ['pytest', 'ruff', 'pycocotools', 'tensorboard', 'transformers'],
     },
 )

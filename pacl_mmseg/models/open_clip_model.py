@@ -9,12 +9,16 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.hf_configs import arch_dict
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
 
 from pacl_mmseg.models.open_clip_weights import load_weights
 from pacl_mmseg.models.timm_model import is_timm, timm_preprocess_config
 from pacl_mmseg.utils.names import check_name, did_you_mean
+
+# Its table of text towers lacks T5, whose names are those of mT5, which it has.
+arch_dict.setdefault('t5', arch_dict['mt5'])
 
 # What open_clip knows of an architecture and no part here goes by, and why.
 _WITHOUT_EFFECT = dict(
@@ -92,7 +96,8 @@ def build_open_clip(
 
     Raises:
         ValueError: Unknown model or tag.
-        RuntimeError: The weights cannot be fetched or do not fit the architecture.
+        RuntimeError: The weights cannot be fetched or do not fit the architecture; or
+            the text tower is one of ``transformers``, which is not installed.
     """
     config = model_config(model)
     name = model if isinstance(model, str) else 'the inline architecture'
@@ -118,7 +123,15 @@ def build_open_clip(
                 model, force_custom_text=True, pretrained_text=False
             )
         else:
-            clip = CustomTextCLIP(**config)
+            try:
+                clip = CustomTextCLIP(**config)
+            except OSError as error:  # of transformers: the hub, a folder, its files
+                text = config['text_cfg'].get('hf_model_name')
+                raise RuntimeError(
+                    f'The text tower {text} could not be had ({type(error).__name__}): '
+                    'download it on a machine with internet access, and set '
+                    "text_cfg's hf_model_name and hf_tokenizer_name to its folder."
+                ) from error
     if is_file:
         try:
             load_weights(clip, os.path.expanduser(pretrained))

@@ -148,3 +148,18 @@ def test_statistics_of_the_first_images():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         CompatibilityFunction(**options)
+
+
+@pytest.mark.parametrize('mode', ['softmax', 'max', 'mean'])
+def test_the_class_token_may_be_one_of_the_patches(tokens, texts, mode):
+    module = CompatibilityFunction(mode, include_cls=True)
+    phi = module(tokens[:, 1:], texts, cls_tokens=tokens[:, 0])
+    expected = compatibility_reference(tokens, texts, mode=mode)
+    torch.testing.assert_close(phi, expected)
+
+
+def test_a_class_token_that_is_not_there(tokens, texts):
+    with pytest.raises(ValueError, match='model.backbone.output_cls_token=True'):
+        CompatibilityFunction('max', include_cls=True)(tokens, texts)
+    with pytest.raises(ValueError, match="Mode 'cls' pools nothing"):
+        CompatibilityFunction('cls', include_cls=True)
