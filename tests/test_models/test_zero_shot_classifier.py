@@ -241,6 +241,48 @@ def test_every_pair_of_images_and_captions_is_compared(tiny_clip, images):
 # ------------------------------------------------ MMPretrain's own runner
 
 
+@torch.no_grad()
+def test_captions_go_through_the_text_projector(tiny_clip, images):
+    """Captions that are the prompts of the classes score as the classes do."""
+    projector = dict(type='PatchEmbedder', in_channels=24, out_channels=24, depth=0)
+    model = classifier(
+        tiny_clip,
+        decode_head__text_projector=projector,
+        decode_head__templates=['a {}.'],
+    )
+    captions = [[f'a {name}.'] for name in NAMES[:5]]
+    samples = [DataSample(captions=own) for own in captions]
+    of_images, _ = model.predict_all(model(images), samples)
+    phi = torch.stack([sample.pred_score for sample in of_images])
+    expected = model.class_scores(images)[:, :5] / model.decode_head.logit_scale
+    torch.testing.assert_close(phi, expected, rtol=0, atol=1e-6)
+    model.decode_head.text_projector = None
+    assert (model.class_scores(images)[:, :5] - expected).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_words_are_compared_by_cross_attention(tiny_clip, images):
+    """A class is compared by the words of each prompt; its score is their mean."""
+    attention = dict(type='CrossAttentionCompatibility', embed_dims=24, num_heads=2)
+    model = classifier(
+        tiny_clip,
+        decode_head__compatibility=attention,
+        decode_head__templates=['a {}.', 'one big {} there'],
+    )
+    head = model.decode_head
+    tokens = model(images)['tokens']
+    expected = torch.stack(
+        [
+            head.compatibility(tokens, head.embed_texts([f'a {n}.' for n in NAMES])),
+            head.compatibility(
+                tokens, head.embed_texts([f'one big {n} there' for n in NAMES])
+            ),
+        ]
+    ).mean(0)
+    scores = model.class_scores(images)
+    torch.testing.assert_close(scores, head.logit_scale * expected, rtol=0, atol=1e-4)
+
+
 def test_mmpretrains_stock_runner_tests_it(tiny_clip, tmp_path):
     """All types are named as in a config of MMPretrain."""
     for number, name in enumerate(NAMES):

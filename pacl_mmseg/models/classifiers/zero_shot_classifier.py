@@ -118,7 +118,11 @@ class ZeroShotClassifier(BaseClassifier):
         """Logits ``(N, C)`` of images ``(N, 3, H, W)``."""
         head = self.decode_head
         bank = head.text_bank
-        phi = self._compatibility(self(inputs), bank.embeddings)
+        if head.compatibility.takes_words:
+            phi = self._compatibility(self(inputs), head.prompt_words)
+            phi = phi.unflatten(1, (-1, len(head.templates))).mean(2)
+        else:
+            phi = self._compatibility(self(inputs), bank.embeddings)
         return head.logit_scale * bank.merge(phi)
 
     def predict(
@@ -175,7 +179,7 @@ class ZeroShotClassifier(BaseClassifier):
         owners = torch.arange(len(counts)).repeat_interleave(counts)
         own = torch.arange(len(owners)).split(counts.tolist())
         captions = [text for sample in data_samples for text in sample.captions]
-        texts = self.decode_head.text_encoder(captions)
+        texts = self.decode_head.embed_texts(captions)
         phi = self._compatibility(feats, texts).cpu()
         of_images, of_texts = (
             [

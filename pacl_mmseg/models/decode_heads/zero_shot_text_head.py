@@ -169,6 +169,23 @@ class ZeroShotTextHead(BaseDecodeHead):
             self._bank = self._words = None  # its weights are about to change
         return super().train(mode)
 
+    def embed_texts(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """What the compatibility function takes of texts.
+
+        Args:
+            texts: N strings, or their token ids ``(N, context length)``.
+
+        Returns:
+            Unit-length embeddings ``(N, D)`` in the space of the patch tokens, or, if
+            it takes words, those of each text ``(N, L, D)``.
+        """
+        if self.compatibility.takes_words:
+            return self.text_encoder.words(texts)
+        if self.text_projector is None:
+            return self.text_encoder(texts)
+        features = self.text_encoder(texts, normalize=False)
+        return project_texts(self.text_projector, features)
+
     def name_scores(self, inputs: Sequence[Tensor | list[Tensor]]) -> Tensor:
         """Scaled cosine of every patch token with every name, before synonyms merge.
 
@@ -262,18 +279,17 @@ class ZeroShotTextHead(BaseDecodeHead):
                 "an image-text dataset, and 'caption' in the meta_keys of "
                 'PackSegInputs.'
             )
-        # Equal ones, noun prompts above all, are encoded once.
+        # Equal ones, noun prompts above all, are encoded once, unless the dropout of a
+        # projector treats them apart.
         ids = text_ids(captions)
-        first, places = distinct(ids)
+        first = places = torch.arange(images)
+        if self.text_projector is None:
+            first, places = distinct(ids)
         if 'text_tokens' in known:
             texts = known['text_tokens'][first]
         else:
             texts = [captions[index] for index in first]
-        encoder = self.text_encoder
-        if self.text_projector is not None:
-            rows = repeat(encoder(texts, normalize=False), places)
-            return ids, project_texts(self.text_projector, rows)
-        rows = (encoder.words if self.compatibility.takes_words else encoder)(texts)
+        rows = self.embed_texts(texts)
         repeated = repeat(rows.flatten(1), places)
         return ids, repeated.unflatten(1, rows.shape[1:])
 
