@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from webdataset.shardlists import expand_urls
 
 from pacl_mmseg.apis import load_config
+from pacl_mmseg.benchmark.missing import missing_data
 from pacl_mmseg.datasets import PackImageText, SmallWorldSegmentation
 from pacl_mmseg.datasets.small_world import CLASSES, HELD_OUT, SEEN
 from pacl_mmseg.models import PACLBackbone
@@ -113,3 +114,10 @@ def test_shipped_weights_are_small_tensors_that_fit():
     loaded = PACLBackbone(**encoder)
     random = PACLBackbone(encoder.model)
     assert loaded.fingerprint() != random.fingerprint()
+
+
+def test_a_config_without_validation_lacks_no_data():
+    config = load_config(CONFIGS / 'pacl_vitb16_cc12m.py')
+    assert config.get('val_dataloader') is None
+    assert missing_data(config, 'val_dataloader') is None
+    assert 'exists' in missing_data(config, 'train_dataloader')

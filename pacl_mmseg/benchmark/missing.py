@@ -46,7 +46,7 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     segmentation = kind is not None and issubclass(kind, BaseSegDataset)
     parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
     wanted = [os.path.join(root, part) for part in parts if part and segmentation]
-    what = dataset['type'] if segmentation else cfg.get('benchmark', dataset['type'])
+    what = (not segmentation and cfg.get('benchmark')) or dataset.get('type')
     for place in [root, *wanted] if root else ():
         if not os.path.exists(place):
             return (
