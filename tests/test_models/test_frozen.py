@@ -76,6 +76,26 @@ def test_frozen_backbone_loads_its_weights_when_built(tmp_path):
     FrozenBackbone(config).load_state_dict(frozen.state_dict())  # the same encoder
 
 
+def test_frozen_backbone_loads_a_file_that_fits(tmp_path):
+    source = FrozenBackbone(VIT).backbone
+    weights = {f'backbone.{k}': v for k, v in source.state_dict().items()}
+    path = tmp_path / 'mae.pth'
+    torch.save(dict(state_dict={**weights, 'head.fc.weight': torch.ones(1)}), path)
+    frozen = FrozenBackbone(VIT, str(path))
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(frozen(images)[0], source(images)[0])
+    assert frozen.description == f'a frozen VisionTransformer ({path})'
+    del weights['backbone.ln1.weight']
+    torch.save(weights, path)
+    with pytest.raises(RuntimeError, match='mae.pth does not hold .*Missing.*ln1.weig'):
+        FrozenBackbone(VIT, str(path))
+    with pytest.raises(RuntimeError, match='does not hold the weights of this Vision'):
+        FrozenBackbone(VIT, str(tmp_path / 'no.pth'))
+    other = dict(VIT, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
+    with pytest.raises(ValueError, match='both name weights: leave one out'):
+        FrozenBackbone(other, str(path))
+
+
 def test_frozen_backbone_of_mmpretrain():
     backbone = FrozenBackbone(VIT).train()
     (maps,) = backbone(torch.randn(2, 3, 32, 32))
