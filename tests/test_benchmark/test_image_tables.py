@@ -84,6 +84,17 @@ def test_twelve_sets_whose_names_are_their_own():
         assert compose('pacl', name).benchmark == name
 
 
+def test_another_encoder_keeps_the_pooling():
+    model = compose('clip', 'dtd', encoder='vitl14').model
+    assert model.encoder.model == 'ViT-L-14-quickgelu'
+    assert model.backbone.output_cls_token and model.neck is None
+    assert compose('pacl', 'dtd', encoder='vitl14').model.neck.in_channels == 1024
+    with pytest.raises(ValueError, match='dino_vitb16 are in no space of texts'):
+        compose('clip', 'dtd', encoder='dino_vitb16')
+    with pytest.raises(ValueError, match='leave --encoder out'):
+        compose('clip', 'small_world_objects', encoder='vitl14')
+
+
 @pytest.mark.parametrize('method', CLASSIFIERS)
 def test_a_result_says_how_images_were_pooled(method):
     protocol = read_protocol(compose(method, 'food101'))

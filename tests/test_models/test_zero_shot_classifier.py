@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pacl_mmseg.apis import init_model, set_vocabulary
 from pacl_mmseg.models import ZeroShotClassifier
 from pacl_mmseg.models.open_clip_model import build_open_clip, build_tokenizer
 from pacl_mmseg.ops import compatibility_reference
@@ -132,6 +133,18 @@ def test_a_checkpoint_of_a_segmentor_classifies(tiny_clip, tiny_model, images):
     maps = segmentor.extract_feat(images)
     for theirs, ours in zip(maps, model.extract_feat(images), strict=True):
         assert torch.equal(theirs, ours)
+
+
+@torch.no_grad()
+def test_helpers_of_segmentors_take_it(tiny_clip, images):
+    config = Config(dict(model=config_of(tiny_clip, 'cls')))
+    model = init_model(config, device='cpu')
+    expected = open_clips_scores(tiny_clip, images).argmax(1)
+    found = [sample.pred_label.item() for sample in model.predict(images)]
+    assert found == expected.tolist()
+    set_vocabulary(model, NAMES[:2], templates='photo')
+    assert model.predict(images)[0].pred_score.shape == (2,)
+    assert model.dataset_meta['classes'] == ('tench', 'goldfish')
 
 
 class Largest(TorchDispatchMode):

@@ -37,7 +37,7 @@ class ZeroShotClassifier(BaseClassifier):
         backbone, neck, decode_head, data_preprocessor: As in
             :class:`ZeroShotSegmentor`; the head is a :class:`ZeroShotTextHead`.
         encoder: As there.
-        train_cfg, test_cfg: Have no options here.
+        train_cfg, test_cfg, pretrained: None; MMSeg's ``init_model`` gives them.
 
     Raises:
         ValueError: Another head, options of segmentors, or ``own_caption`` pooling.
@@ -52,9 +52,11 @@ class ZeroShotClassifier(BaseClassifier):
         data_preprocessor: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
+        pretrained: None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        for name, options in dict(train_cfg=train_cfg, test_cfg=test_cfg).items():
+        unused = dict(train_cfg=train_cfg, test_cfg=test_cfg, pretrained=pretrained)
+        for name, options in unused.items():
             if options:
                 raise ValueError(
                     f'A ZeroShotClassifier has no {name}, which is for segmentors: set '
