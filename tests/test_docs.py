@@ -52,6 +52,10 @@ TEST = [
     *(f'test_dataloader.{option}' for option in FEW),
     'test_dataloader.dataset.num_scenes=4',
 ]
+ANALYSIS = [
+    *(f'test_dataloader.{option}' for option in FEW),
+    'test_dataloader.dataset.num_scenes=12',
+]
 TRAIN = [
     *(f'{loader}_dataloader.{option}' for loader in ('train', 'val') for option in FEW),
     *('train_cfg.max_iters=2', 'train_cfg.val_interval=2'),
@@ -98,7 +102,8 @@ def of(language: str) -> pytest.MarkDecorator:
 def checkout(tmp_path_factory) -> Iterator[Path]:
     """A checkout, what a reader would have downloaded, and a trained checkpoint."""
     root = tmp_path_factory.mktemp('checkout')
-    shutil.copytree(ROOT / 'configs', root / 'configs')
+    for name in ('configs', 'docs'):
+        shutil.copytree(ROOT / name, root / name)
     for name in ('tools', 'benchmarks', 'setup.py', 'constraints.txt'):
         (root / name).symlink_to(ROOT / name)
     programs = root / 'programs'
@@ -191,13 +196,22 @@ def few(tool: str, arguments: list[str]) -> list[str]:
     words = list(arguments)
     if '--launcher' in words:
         del words[(place := words.index('--launcher')) : place + 2]
-    options = {'train.py': TRAIN, 'test.py': TEST}.get(tool)
+    options = {
+        'train.py': TRAIN,
+        'test.py': TEST,
+        'semantic_coherence.py': ANALYSIS,
+        'activation_map.py': ANALYSIS,
+    }.get(tool)
     if options and any('small_world' in word for word in words):
         if '--cfg-options' not in words:
             words.append('--cfg-options')
         place = words.index('--cfg-options') + 1
         words[place:place] = options
-    extra = {'prepare_data.py': ['--nproc', '1'], 'benchmark.py': ['--dry-run']}
+    extra = {
+        'prepare_data.py': ['--nproc', '1'],
+        'benchmark.py': ['--dry-run'],
+        'semantic_coherence.py': ['--pairs', '20000', '--bootstrap', '2'],
+    }
     return [*words, *extra.get(tool, [])]
 
 

@@ -254,7 +254,9 @@ def apply_augmentation(cfg: Config) -> None:
     if kind_of(model) == PARTS['test_cfg']:
         # MMSeg merges the scores of all classes alone: of the present-classes protocol
         # it would leave the first view's prediction.
-        model.test_cfg.update(keep_scores=True, present_classes=False)
+        model.test_cfg.update(
+            keep_scores=True, present_classes=False, token_labels=False
+        )
         given = cfg.test_evaluator
         cfg.test_evaluator = [
             metric

@@ -2,5 +2,12 @@ from pacl_mmseg.evaluation.flicker import Flicker
 from pacl_mmseg.evaluation.group_iou import GroupIoUMetric
 from pacl_mmseg.evaluation.patch_accuracy import PatchAccuracy
 from pacl_mmseg.evaluation.present_classes_iou import PresentClassesIoUMetric
+from pacl_mmseg.evaluation.token_accuracy import TokenAccuracy
 
-__all__ = ['Flicker', 'GroupIoUMetric', 'PatchAccuracy', 'PresentClassesIoUMetric']
+__all__ = [
+    'Flicker',
+    'GroupIoUMetric',
+    'PatchAccuracy',
+    'PresentClassesIoUMetric',
+    'TokenAccuracy',
+]

@@ -1,5 +1,6 @@
-"""Tensor operations of PACL that depend on nothing but PyTorch."""
+"""Tensor operations of PACL that depend on nothing but PyTorch and torchvision."""
 
+from .activation import activation_map
 from .compatibility import (
     MODES,
     compatibility,
@@ -9,11 +10,15 @@ from .compatibility import (
 )
 from .compiled import compiled
 from .pamr import pamr
+from .patches import patch_labels
+from .roc import auroc, roc_curve
 from .temporal import agreement, exponential_average, flicker, warp
 
 __all__ = [
     'MODES',
+    'activation_map',
     'agreement',
+    'auroc',
     'compatibility',
     'compatibility_reference',
     'compiled',
@@ -21,6 +26,8 @@ __all__ = [
     'flicker',
     'own_caption_compatibility',
     'pamr',
+    'patch_labels',
+    'roc_curve',
     'warp',
     'weight_entropy',
 ]

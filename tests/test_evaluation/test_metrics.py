@@ -12,6 +12,7 @@ from pacl_mmseg.evaluation import (
     GroupIoUMetric,
     PatchAccuracy,
     PresentClassesIoUMetric,
+    TokenAccuracy,
 )
 
 
@@ -202,3 +203,27 @@ def test_flicker_goes_from_frame_to_frame():
         metric.process({}, [frame(1, 2, [0], [0])])
     with pytest.raises(ValueError, match='does not say which one it is'):
         metric.process({}, [sample([0], [0], frame=1)])
+
+
+def test_token_accuracy_is_of_tokens_that_have_a_class():
+    def tokens(label, labels, among_present, size):
+        grid = (1, len(labels))
+        return {
+            **sample(None, label),
+            'token_patches': dict(grid=grid, patch=(4, 4), stride=(4, 4), size=size),
+            'pred_tokens': dict(data=torch.tensor([[labels]])),
+            'pred_tokens_present_classes': dict(data=torch.tensor([[among_present]])),
+        }
+
+    ignored = [[0, 0, 1, 0, 255, 255, 255, 0]] * 5  # most of the second patch
+    halves = [[0] * 4 + [1] * 4] * 5  # twice as wide once resized
+    samples = [
+        tokens(ignored, [0, 0], [1, 0], (5, 8)),
+        tokens(halves, [0, 1, 1, 0], [0, 0, 1, 1], (4, 16)),
+    ]
+    assert measure(TokenAccuracy(), samples) == {
+        'token_accuracy': 60.0,  # 1 of 1 and 2 of 4
+        'present_classes/token_accuracy': 80.0,
+    }
+    # Without labels of tokens, as of sliding windows, nothing is measured.
+    assert measure(TokenAccuracy(), [sample([[0]], [[0]])]) == {}

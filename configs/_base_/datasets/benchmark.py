@@ -9,9 +9,11 @@ test_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-# The standard and the present-classes protocol, in one pass.
+# The standard and the present-classes protocol, in one pass. The last metric is that of
+# whole images with model.test_cfg.mode=whole model.test_cfg.token_labels=True.
 test_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU']),
     dict(type='PresentClassesIoUMetric', iou_metrics=['mIoU']),
+    dict(type='TokenAccuracy'),
 ]
 test_cfg = dict(type='TestLoop')

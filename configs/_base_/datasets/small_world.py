@@ -65,7 +65,11 @@ metrics = [
     ),
     dict(type='PatchAccuracy', patch_size=8),
 ]
-val_evaluator = [*metrics, dict(type='PresentClassesIoUMetric', iou_metrics=['mIoU'])]
+val_evaluator = [
+    *metrics,
+    dict(type='PresentClassesIoUMetric', iou_metrics=['mIoU']),
+    dict(type='TokenAccuracy'),
+]
 test_evaluator = val_evaluator
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

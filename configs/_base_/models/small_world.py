@@ -25,5 +25,5 @@ model = dict(
         loss_decode=dict(type='InfoNCELoss', logit_scale=1 / 0.07),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole', present_classes=True),
+    test_cfg=dict(mode='whole', present_classes=True, token_labels=True),
 )

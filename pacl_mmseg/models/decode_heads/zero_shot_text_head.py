@@ -192,7 +192,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         Returns:
             ``(N, K, h, w)`` for K names.
         """
-        tokens = self._tokens(inputs)[0]
+        tokens = self.tokens(inputs)[0]
         if self.compatibility.takes_words:
             scores = self.compatibility.patch_scores(
                 tokens.flatten(2).transpose(1, 2), self.prompt_words
@@ -251,7 +251,7 @@ class ZeroShotTextHead(BaseDecodeHead):
             ValueError: The compatibility function needs class tokens, and there are
                 none.
         """
-        maps, cls_tokens = self._tokens(inputs)
+        maps, cls_tokens = self.tokens(inputs)
         if self.compatibility.mode == 'cls' and cls_tokens is None:
             raise ValueError(
                 "Mode 'cls' of the compatibility function needs the class token: set "
@@ -293,7 +293,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         repeated = repeat(rows.flatten(1), places)
         return ids, repeated.unflatten(1, rows.shape[1:])
 
-    def _tokens(
+    def tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]
     ) -> tuple[Tensor, Tensor | None]:
         """The selected feature map ``(N, D, h, w)`` and, if given, ``cls (N, D)``."""

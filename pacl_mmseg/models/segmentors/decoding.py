@@ -117,6 +117,7 @@ class Decoding:
     present_classes: bool = False
     keep_scores: bool = False
     temporal: TemporalAverage | None = None
+    token_labels: bool = False
 
     @classmethod
     def from_test_cfg(cls, test_cfg: Mapping | None) -> Decoding:
@@ -140,6 +141,11 @@ class Decoding:
         check_choice('test_cfg.average', self.average, AVERAGES)
         if self.mode == 'slide':
             self._check_windows()
+        if self.token_labels and (self.mode == 'slide' or self.temporal is not None):
+            raise ValueError(
+                'test_cfg.token_labels is for single images that are encoded whole, so '
+                "that a patch has one token: set test_cfg.mode='whole', temporal=None."
+            )
         if self.window_batch < 1:
             raise ValueError(
                 f'test_cfg.window_batch must be 1 or more, not {self.window_batch}.'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from mmengine.structures import PixelData
@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.models.backbones import token_patches
 from pacl_mmseg.models.decode_heads import ZeroShotTextHead
 from pacl_mmseg.models.encoder import with_encoder
 from pacl_mmseg.models.segmentors.decoding import Classifier, Decoding
@@ -63,6 +64,8 @@ class ZeroShotSegmentor(EncoderDecoder):
             - ``temporal``: arguments of :class:`~pacl_mmseg.models.segmentors.temporal.
               TemporalAverage`: scores are averaged over the frames of a video; it holds
               names x full resolution.
+            - ``token_labels`` (bool): also label the tokens, by their own scores; of
+              whole images, for :class:`~pacl_mmseg.evaluation.TokenAccuracy`.
 
     Raises:
         ValueError: Unknown or bad option of ``test_cfg``, or another head; or an
@@ -100,7 +103,10 @@ class ZeroShotSegmentor(EncoderDecoder):
         Returns:
             Data samples with ``pred_sem_seg``, int64 labels ``(1, h, w)`` at the
             original size, and as asked for ``pred_present_classes``, likewise, and
-            ``seg_logits``, ``(C, h, w)``.
+            ``seg_logits``, ``(C, h, w)``. With ``token_labels`` also ``pred_tokens``,
+            labels ``(1, rows, columns)`` of tokens, likewise
+            ``pred_tokens_present_classes``, and in the metainfo ``token_patches``, the
+            pixels they are of as :func:`pacl_mmseg.ops.patch_labels` takes them.
         """
         decoding = Decoding.from_test_cfg(self.test_cfg)
         bank = self.decode_head.text_bank
@@ -127,7 +133,9 @@ class ZeroShotSegmentor(EncoderDecoder):
                 )
                 if decoding.temporal is not None:
                     self._average_over_time(maps, decoding, sample)
-                self._segment(maps, bank, decoding, sample)
+                jobs = self._segment(maps, bank, decoding, sample)
+                if decoding.token_labels:
+                    self._label_tokens(of_windows[0], image, jobs, decoding, sample)
         return data_samples
 
     def _encode(self, crops: list[Tensor], batch: int) -> list[Tensor]:
@@ -165,8 +173,8 @@ class ZeroShotSegmentor(EncoderDecoder):
         bank: TextBank,
         decoding: Decoding,
         sample: SegDataSample,
-    ) -> None:
-        """Classify the pixels of one image, in blocks of rows."""
+    ) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Classify the pixels of one image, in blocks of rows; returns by what."""
         rule = decoding.background
         standard = Classifier(bank, rule)
         if decoding.area_threshold is not None:
@@ -197,3 +205,30 @@ class ZeroShotSegmentor(EncoderDecoder):
                 'if that is not what it shows, raise the logit scale or the threshold.',
                 stacklevel=2,
             )
+        return jobs
+
+    def _label_tokens(
+        self,
+        scores: Tensor,
+        image: Tensor,
+        jobs: Mapping[str, Callable[[Tensor], Tensor]],
+        decoding: Decoding,
+        sample: SegDataSample,
+    ) -> None:
+        """Decide the classes of the tokens ``(K, h, w)`` of an image as of pixels."""
+        if sample.metainfo.get('flip'):
+            raise ValueError(
+                'test_cfg.token_labels takes images as they are: none that is mirrored.'
+            )
+        scores = scores.float().permute(1, 2, 0)
+        if decoding.average == 'probabilities':
+            scores = scores.clamp_min(1e-30).log()
+        for name, of_pixels in dict(
+            pred_tokens='pred_sem_seg',
+            pred_tokens_present_classes='pred_present_classes',
+        ).items():
+            if of_pixels in jobs:
+                labels = jobs[of_pixels](scores)[None]
+                sample.set_data({name: PixelData(data=labels)})
+        patches = token_patches(self.backbone, scores.shape[:2], image.shape[1:])
+        sample.set_metainfo(dict(token_patches=patches))

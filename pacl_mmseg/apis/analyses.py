@@ -1,0 +1,247 @@
+"""What models make of whole images, patch by patch: docs/analyses.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.models import EncoderDecoder, SegDataPreProcessor
+from torch import Tensor, nn
+
+from pacl_mmseg.evaluation.pointing import pointing
+from pacl_mmseg.evaluation.semantic_coherence import PatchSample, choose_patches, unit
+from pacl_mmseg.models import PACLBackbone, ZeroShotTextHead
+from pacl_mmseg.models.backbones import token_patches
+from pacl_mmseg.models.encoder import hand_over
+from pacl_mmseg.ops import activation_map, patch_labels
+from pacl_mmseg.registry import DATASETS, MODELS
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image of the test data, and what was made of its patches.
+
+    Attributes:
+        index: Its place in the data set.
+        image: Before it was normalised, BGR, uint8, ``(3, H, W)``.
+        maps: ``(C, h, w)`` each.
+        classes: ``(h, w)``, the label that most pixels of a patch have.
+    """
+
+    index: int
+    image: Tensor
+    maps: Sequence[Tensor]
+    classes: Tensor
+
+
+@torch.no_grad()
+def encode_images(
+    dataset: BaseDataset,
+    loader: dict,
+    preprocessor: SegDataPreProcessor,
+    backbone: nn.Module,
+    encode: Callable[[Tensor], Sequence[Tensor]],
+    indices: Sequence[int] | None = None,
+) -> Iterator[EncodedImage]:
+    """Encode images of segmentation data, whole.
+
+    Args:
+        dataset: The data.
+        loader: Config of the data loader.
+        preprocessor, backbone: Of the model.
+        encode: What makes feature maps ``(N, C, h, w)`` of images ``(N, 3, H, W)``.
+        indices: Places of the images in the data set; all by default.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    places = iter(indices)
+    subset = dataset.get_subset(list(indices))
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    for batch in Runner.build_dataloader(dict(loader, dataset=subset, sampler=sampler)):
+        data = preprocessor(batch, False)
+        inputs = data['inputs']
+        if isinstance(inputs, Tensor):
+            maps = zip(*encode(inputs), strict=True)
+        else:  # of different sizes
+            maps = ([m[0] for m in encode(one[None])] for one in inputs)
+        images = zip(batch['inputs'], inputs, maps, data['data_samples'], strict=True)
+        for image, given, of_image, sample in images:
+            classes = patch_labels(
+                sample.gt_sem_seg.data[0],
+                **token_patches(backbone, of_image[0].shape[1:], given.shape[1:]),
+                padding=sample.metainfo.get('img_padding_size', (0, 0, 0, 0)),
+                ignore_index=dataset.ignore_index,
+            )
+            yield EncodedImage(next(places), image, of_image, classes)
+
+
+class LayerReader:
+    """Reads every layer of a config's image encoder on its test data.
+
+    Layers of a :class:`PACLBackbone` are its transformer's blocks, each read out as the
+    config's ``output`` says; those of another backbone, what its config returns. Of the
+    model nothing but data preprocessor and backbone is built.
+
+    Args:
+        config: Of a segmentor, with test data.
+        device: By default a GPU, where there is one.
+
+    Attributes:
+        dataset: The test data.
+    """
+
+    def __init__(self, config: Config, device: str | None = None) -> None:
+        init_default_scope(config.get('default_scope', 'mmseg'))
+        model, device = hand_over(config.model), device or get_device()
+        self.preprocessor = MODELS.build(model.data_preprocessor).to(device)
+        self.backbone = MODELS.build(model.backbone).to(device).eval()
+        if isinstance(self.backbone, PACLBackbone):
+            blocks = self.backbone.visual.transformer.resblocks
+            self.backbone.out_indices = list(range(len(blocks)))
+        self.loader = config.test_dataloader
+        self.dataset = DATASETS.build(self.loader.dataset)
+
+    def read(self, indices: Sequence[int]) -> Iterator[EncodedImage]:
+        """Encode images of the data set; ``maps`` are the layers."""
+        parts = self.preprocessor, self.backbone, self._layers
+        return encode_images(self.dataset, self.loader, *parts, indices)
+
+    def sample(
+        self, images: int, patches: int, generator: torch.Generator
+    ) -> PatchSample:
+        """Draw images, and patches of each that have a class.
+
+        Args:
+            images: How many at most, without replacement.
+            patches: Likewise, of each image.
+            generator: Of the draws, on the CPU.
+        """
+        order = torch.randperm(len(self.dataset), generator=generator)[:images]
+        tokens, classes, numbers = [], [], []
+        for item in self.read(order.sort().values.tolist()):
+            of_patches = item.classes.flatten()
+            chosen = choose_patches(
+                of_patches, patches, generator, self.dataset.ignore_index
+            )
+            tokens.append([unit(m.flatten(1)[:, chosen].T) for m in item.maps])
+            classes.append(of_patches[chosen])
+            numbers.append(torch.full_like(chosen, item.index))
+        layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
+        return PatchSample(layers, torch.cat(classes), torch.cat(numbers))
+
+    def _layers(self, inputs: Tensor) -> list[Tensor]:
+        outputs = self.backbone(inputs)
+        return [m[0] if isinstance(m, (list, tuple)) else m for m in outputs]
+
+
+@torch.no_grad()
+def activate(
+    model: EncoderDecoder,
+    image: str,
+    prompts: Sequence[str],
+    mode: str = 'cosine',
+    weight_scale: float | None = None,
+    blur: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Activation maps of prompts in an image, which is encoded whole.
+
+    Args:
+        model: A segmentor from ``init_model`` with a :class:`ZeroShotTextHead`.
+        image: Path of an image file.
+        prompts: Any texts, encoded as they stand, without templates.
+        mode, weight_scale, blur: See :func:`pacl_mmseg.ops.activation_map`. None is the
+            weight scale of the model, if its compatibility function has this mode.
+
+    Returns:
+        Maps ``(K, h, w)``, a value for each patch; and the image as it was given to the
+        model, resized, RGB, uint8, ``(H, W, 3)``.
+
+    Raises:
+        TypeError: The model has another head, or one that compares words.
+        ValueError: An empty prompt; or see :func:`pacl_mmseg.ops.activation_map`.
+    """
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ValueError('Give at least one prompt, and none that is empty.')
+    texts = _text_head(model).embed_texts(prompts)
+    data = Compose(model.cfg.test_pipeline)(dict(img_path=image))
+    picture = data['inputs']
+    batch = dict(inputs=[picture], data_samples=[data['data_samples']])
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    maps = _maps(model, inputs, texts, mode, weight_scale, blur)[0]
+    return maps, picture.flip(0).permute(1, 2, 0)
+
+
+def pointing_accuracy(
+    model: EncoderDecoder,
+    mode: str = 'cosine',
+    weight_scale: float | None = None,
+    blur: float = 0.0,
+) -> dict[str, float]:
+    """How often the most active patch for a class of a test image is of that class.
+
+    Of classes with several names the map is the maximum of theirs. Without blur all
+    modes point at the same patch, as their values rise with the cosine.
+
+    Args:
+        model, mode, weight_scale, blur: See :func:`activate`. The test data are those
+            of the model's config, encoded whole.
+
+    Returns:
+        ``accuracy``, and by ``chance``, in percent; the number of ``pairs`` of an image
+        and a class that it has (:func:`pacl_mmseg.evaluation.pointing.pointing`).
+    """
+    bank = _text_head(model).text_bank
+    loader = model.cfg.test_dataloader
+    dataset = DATASETS.build(loader.dataset)
+
+    def encode(inputs: Tensor) -> list[Tensor]:
+        maps = _maps(model, inputs, bank.embeddings, mode, weight_scale, blur)
+        return [bank.merge(maps)]
+
+    results = [
+        pointing(item.maps[0], item.classes, dataset.ignore_index)
+        for item in encode_images(
+            dataset, loader, model.data_preprocessor, model.backbone, encode
+        )
+    ]
+    _, hits, chance = (
+        torch.cat(of_images).double() for of_images in zip(*results, strict=True)
+    )
+    return dict(
+        accuracy=100 * float(hits.mean()),
+        chance=100 * float(chance.mean()),
+        pairs=len(hits),
+    )
+
+
+def _text_head(model: EncoderDecoder) -> ZeroShotTextHead:
+    head = model.decode_head
+    if not isinstance(head, ZeroShotTextHead) or head.compatibility.takes_words:
+        raise TypeError(
+            'Activation maps are of a ZeroShotTextHead that compares patches with an '
+            'embedding of each text, which the decode head of this model is not.'
+        )
+    return head
+
+
+def _maps(
+    model: EncoderDecoder,
+    inputs: Tensor,
+    texts: Tensor,
+    mode: str,
+    weight_scale: float | None,
+    blur: float,
+) -> Tensor:
+    """``(N, K, h, w)`` of images as the data preprocessor gives them."""
+    head = model.decode_head
+    own = head.compatibility
+    if weight_scale is None and own.mode == mode:
+        weight_scale = own.weight_scale
+    maps, _ = head.tokens(model.extract_feat(inputs))
+    return activation_map(maps, texts, mode=mode, weight_scale=weight_scale, blur=blur)
