@@ -24,6 +24,7 @@ from pacl_mmseg.datasets.transforms import (
     TokenizeCaption,
     collate_image_text,
 )
+from pacl_mmseg.datasets.water_birds import SmallWorldBirds, WaterBirds
 
 __all__ = [
     'ADE20K847Dataset',
@@ -42,11 +43,13 @@ __all__ = [
     'PascalVOC20Dataset',
     'PickCaption',
     'ShuffledDraws',
+    'SmallWorldBirds',
     'SmallWorldCaptions',
     'SmallWorldClips',
     'SmallWorldObjects',
     'SmallWorldSegmentation',
     'SquareImageAndMask',
     'TokenizeCaption',
+    'WaterBirds',
     'collate_image_text',
 ]

@@ -1,4 +1,5 @@
 from pacl_mmseg.evaluation.flicker import Flicker
+from pacl_mmseg.evaluation.group_accuracy import GroupAccuracy
 from pacl_mmseg.evaluation.group_iou import GroupIoUMetric
 from pacl_mmseg.evaluation.patch_accuracy import PatchAccuracy
 from pacl_mmseg.evaluation.present_classes_iou import PresentClassesIoUMetric
@@ -6,6 +7,7 @@ from pacl_mmseg.evaluation.token_accuracy import TokenAccuracy
 
 __all__ = [
     'Flicker',
+    'GroupAccuracy',
     'GroupIoUMetric',
     'PatchAccuracy',
     'PresentClassesIoUMetric',
