@@ -11,6 +11,7 @@ from .compatibility import (
 from .compiled import compiled
 from .pamr import pamr
 from .patches import patch_labels
+from .principal_colours import principal_colours
 from .roc import auroc, roc_curve
 from .temporal import agreement, exponential_average, flicker, warp
 
@@ -27,6 +28,7 @@ __all__ = [
     'own_caption_compatibility',
     'pamr',
     'patch_labels',
+    'principal_colours',
     'roc_curve',
     'warp',
     'weight_entropy',

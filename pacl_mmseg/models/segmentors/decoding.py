@@ -116,6 +116,7 @@ class Decoding:
     pamr: Mapping | None = None
     present_classes: bool = False
     keep_scores: bool = False
+    keep_tokens: bool = False
     temporal: TemporalAverage | None = None
     token_labels: bool = False
 
@@ -141,6 +142,11 @@ class Decoding:
         check_choice('test_cfg.average', self.average, AVERAGES)
         if self.mode == 'slide':
             self._check_windows()
+            if self.keep_tokens:
+                raise ValueError(
+                    'test_cfg.keep_tokens is for images that are encoded whole: set '
+                    "test_cfg.mode='whole'."
+                )
         if self.token_labels and (self.mode == 'slide' or self.temporal is not None):
             raise ValueError(
                 'test_cfg.token_labels is for single images that are encoded whole, so '

@@ -61,6 +61,8 @@ class ZeroShotSegmentor(EncoderDecoder):
               any, is that of the standard prediction.
             - ``keep_scores`` (bool): also keep the log-probabilities of all classes at
               full resolution, which test-time augmentation averages.
+            - ``keep_tokens`` (bool): also keep the tokens that are compared with texts;
+              of whole images, for :class:`~pacl_mmseg.evaluation.GroupingJaccard`.
             - ``temporal``: arguments of :class:`~pacl_mmseg.models.segmentors.temporal.
               TemporalAverage`: scores are averaged over the frames of a video; it holds
               names x full resolution.
@@ -103,7 +105,8 @@ class ZeroShotSegmentor(EncoderDecoder):
         Returns:
             Data samples with ``pred_sem_seg``, int64 labels ``(1, h, w)`` at the
             original size, and as asked for ``pred_present_classes``, likewise, and
-            ``seg_logits``, ``(C, h, w)``. With ``token_labels`` also ``pred_tokens``,
+            ``seg_logits``, ``(C, h, w)``. With ``keep_tokens`` also ``tokens``,
+            ``(D, rows, columns)``. With ``token_labels`` also ``pred_tokens``,
             labels ``(1, rows, columns)`` of tokens, likewise
             ``pred_tokens_present_classes``, and in the metainfo ``token_patches``, the
             pixels they are of as :func:`pacl_mmseg.ops.patch_labels` takes them.
@@ -118,7 +121,8 @@ class ZeroShotSegmentor(EncoderDecoder):
             ]
         windows = [Windows.of(size, decoding) for size in sizes]
         crops = [w.crop(image) for w, image in zip(windows, inputs, strict=True)]
-        scores = self._encode(crops, decoding.window_batch)
+        tokens: list[Tensor] | None = [] if decoding.keep_tokens else None
+        scores = self._encode(crops, decoding.window_batch, tokens)
         # In half precision labels near the border of two classes would change.
         with torch.autocast(inputs[0].device.type, enabled=False):
             for image, of_windows, grid, sample in zip(
@@ -136,21 +140,36 @@ class ZeroShotSegmentor(EncoderDecoder):
                 jobs = self._segment(maps, bank, decoding, sample)
                 if decoding.token_labels:
                     self._label_tokens(of_windows[0], image, jobs, decoding, sample)
+        if tokens is not None:
+            for of_image, sample in zip(tokens, data_samples, strict=True):
+                meta = sample.metainfo
+                if meta.get('flip') or any(meta.get('img_padding_size', ())):
+                    raise ValueError(
+                        'test_cfg.keep_tokens takes images as they are: none that is '
+                        'mirrored or padded.'
+                    )
+                sample.set_data(dict(tokens=PixelData(data=of_image)))
         return data_samples
 
-    def _encode(self, crops: list[Tensor], batch: int) -> list[Tensor]:
+    def _encode(
+        self, crops: list[Tensor], batch: int, tokens: list[Tensor] | None
+    ) -> list[Tensor]:
         """Scores of names ``(windows, K, h, w)`` of each image's windows.
 
-        If all windows have one size, they go together whichever image they are of.
+        If all windows have one size, they go together whichever image they are of. To
+        ``tokens`` those of each window are added.
         """
         if len({windows.shape[1:] for windows in crops}) > 1:
-            return [self._encode([windows], batch)[0] for windows in crops]
+            return [self._encode([windows], batch, tokens)[0] for windows in crops]
         parts = torch.cat(crops).split(batch)
-        scores = torch.cat([self._name_scores(part) for part in parts])
+        scores = torch.cat([self._name_scores(part, tokens) for part in parts])
         return list(scores.split([len(windows) for windows in crops]))
 
-    def _name_scores(self, inputs: Tensor) -> Tensor:
-        scores = self.decode_head.name_scores(self.extract_feat(inputs))
+    def _name_scores(self, inputs: Tensor, tokens: list[Tensor] | None) -> Tensor:
+        maps = self.extract_feat(inputs)
+        if tokens is not None:
+            tokens.extend(self.decode_head.tokens(maps)[0])
+        scores = self.decode_head.name_scores(maps)
         if self.test_cfg.get('average') == 'probabilities':
             scores = scores.softmax(1)
         return scores
