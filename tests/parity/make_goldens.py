@@ -296,7 +296,12 @@ def nms05(clone: Path) -> dict[str, Tensor]:
     made = dict(visual=model.forward_visual(images), text=model.forward_text(texts))
     made['activation'] = model.patch_alignment(*made.values())
     grid = made['activation'].view(-1, 1, 25, 25)
-    made['map'] = torchvision.transforms.GaussianBlur(kernel_size=3)(grid)
+    # Its inference draws the deviation anew for each map.
+    blur = torchvision.transforms.GaussianBlur(kernel_size=3)
+    torch.manual_seed(0)
+    made['deviation'] = torch.tensor(blur.get_params(*blur.sigma))
+    torch.manual_seed(0)
+    made['map'] = blur(grid)
     made['visual'] = made['visual'][:, ::25, ::4]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     loss = module.ClipLoss(temperature=0.1)(*model(images, texts))

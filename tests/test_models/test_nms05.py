@@ -18,6 +18,7 @@ from pacl_mmseg.apis import load_config
 from pacl_mmseg.datasets.transforms import captions
 from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.models.text_encoders import project_texts
+from pacl_mmseg.ops import activation_map
 from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.registry import MODELS
 
@@ -78,6 +79,11 @@ def test_tokens_texts_and_activations(model):
     projected = project_texts(head.text_projector, features)
     cosines = torch.einsum('ntd,nd->nt', F.normalize(tokens, dim=-1), projected)
     assert_close((10 * cosines).sigmoid(), golden('activation'))
+    shown = activation_map(
+        maps, projected, mode='sigmoid', blur=golden('deviation').item()
+    )
+    own = shown[torch.arange(3), torch.arange(3)]
+    assert_close(own, golden('map')[:, 0])
 
 
 def test_loss_gradients_and_a_step_of_adam(model):
