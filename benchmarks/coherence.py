@@ -6,7 +6,7 @@ In the small world, for docs/analyses.md: image encoders are trained from severa
 which decide weights and scenes, stopped early and late, and taken at every layer; and
 so is the shipped one, which is trained longest. Of each, coherence is measured, and the
 mIoU of PACL's embedder on it, both on the validation scenes. The text encoder is the
-shipped one throughout, so that image encoders alone differ. What is finished is kept.
+shipped one throughout, so that image encoders alone differ. What is trained is kept.
 Printed are a table and rank correlations; ``scatter.png`` is drawn.
 """
 
@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -43,8 +43,7 @@ SHIPPED = 'shipped'
 DRAWS = (0, 1, 2)  # seeds of the draws of patches and pairs
 
 
-@dataclass(frozen=True)
-class Encoder:
+class Encoder(NamedTuple):
     """An image encoder, and the layer that PACL is trained on.
 
     Args:

@@ -6,8 +6,8 @@ as accounts of the paper have it: of pairs of patches from *different* images, h
 the cosine of their tokens tells the pairs of one class from the others, as the area
 under the ROC curve. What those accounts leave open is settled here:
 
-* the class of a patch is that of most of its pixels (:func:`pacl_mmseg.ops
-  .patch_labels`); patches where most are ignored take no part;
+* the class of a patch is that of most of its pixels
+  (:func:`pacl_mmseg.ops.patch_labels`); patches where most are ignored take no part;
 * of each image so many of the others are drawn, without replacement;
 * pairs are drawn uniformly, with replacement, from all pairs of drawn patches; those
   within an image are dropped. Frequent classes count as often as they come;

@@ -107,7 +107,7 @@ def draw(
     axes = figure.subplots(1, count)
     for axis, title in zip(axes, ('image', *prompts), strict=True):
         axis.set_axis_off()
-        axis.set_title(title, fontsize=9, wrap=True)
+        axis.set_title(title, fontsize=9, wrap=True, parse_math=False)  # a prompt
     height, width = picture.shape[:2]
     extent = (0, width, height, 0)  # patches as large as they are
     axes[0].imshow(picture, extent=extent)
