@@ -70,9 +70,18 @@ QUESTIONS = {
 }
 # What the paper leaves to the future.
 FUTURE = {
-    'alignment': {
-        'batch_32': 'PACL, batches of 32',
-        'cross_attention': 'cross-attention, batches of 32',
+    'alignment, batches of 16 (PACL)': {
+        'batch_16': 'PACL',
+        'cross_attention': 'cross-attention',
+    },
+    'self-supervised loss beside it, batches of 16 (none)': {
+        'neighbours': 'neighbours alike',
+    },
+    'both towers from scratch, by': {
+        'scratch_cls': 'class token',
+        'scratch_phi': 'φ',
+        'scratch_both': 'both',
+        'scratch_phi_neighbours': 'φ, neighbours alike',
     },
 }
 VIDEO = {

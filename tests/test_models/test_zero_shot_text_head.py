@@ -285,3 +285,32 @@ def test_helpful_errors_in_use(encoder):
         head.loss([torch.zeros(1, 24, 2, 2)], [SegDataSample()])
     with pytest.raises(ValueError, match='trains on captions'):
         head.loss([torch.zeros(1, 24, 2, 2)], dict(img_path=['a.jpg']))
+
+
+def test_second_compatibility_adds_its_own_loss(encoder):
+    maps, cls_tokens = torch.randn(3, 24, 2, 2), torch.randn(3, 24)
+    samples = captioned('a cat', 'a dog', 'a sky')
+    losses = {}
+    for name, options in {
+        'phi': dict(compatibility=dict(weight_scale=4.0)),
+        'cls': dict(compatibility=dict(mode='cls')),
+        'both': dict(
+            compatibility=dict(weight_scale=4.0), second_compatibility=dict(mode='cls')
+        ),
+    }.items():
+        head = ZeroShotTextHead(encoder, vocabulary=['cat', 'dog'], **options)
+        losses[name] = head.loss([[maps, cls_tokens]], samples)
+    both = losses['both']
+    assert torch.equal(both['loss_infonce'], losses['phi']['loss_infonce'])
+    assert torch.equal(both['second_loss_infonce'], losses['cls']['loss_infonce'])
+    assert torch.equal(both['second_acc_i2t'], losses['cls']['acc_i2t'])
+    with pytest.raises(ValueError, match='needs the class token'):
+        head.loss([maps], samples)
+    words = dict(type='CrossAttentionCompatibility', embed_dims=24)
+    with pytest.raises(ValueError, match='the first one takes words'):
+        ZeroShotTextHead(
+            encoder,
+            vocabulary=['cat', 'dog'],
+            compatibility=words,
+            second_compatibility=dict(mode='cls'),
+        )

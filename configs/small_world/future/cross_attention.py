@@ -1,6 +1,6 @@
 # Tokens and words attend to each other before they are compared: one layer, as wide as
-# the space of the texts. Batches of 32, as every pair goes through the layer.
-_base_ = ['batch_32.py']
+# the space of the texts. Batches of 16, as every pair goes through the layer.
+_base_ = ['batch_16.py']
 model = dict(
     decode_head=dict(
         compatibility=dict(

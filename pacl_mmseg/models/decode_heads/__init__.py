@@ -4,6 +4,14 @@ from pacl_mmseg.models.decode_heads.compatibility_function import (
 from pacl_mmseg.models.decode_heads.cross_attention import (
     CrossAttentionCompatibility,
 )
+from pacl_mmseg.models.decode_heads.neighbour_contrast_head import (
+    NeighbourContrastHead,
+)
 from pacl_mmseg.models.decode_heads.zero_shot_text_head import ZeroShotTextHead
 
-__all__ = ['CompatibilityFunction', 'CrossAttentionCompatibility', 'ZeroShotTextHead']
+__all__ = [
+    'CompatibilityFunction',
+    'CrossAttentionCompatibility',
+    'NeighbourContrastHead',
+    'ZeroShotTextHead',
+]

@@ -15,8 +15,8 @@ from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
 
 # Pairs x their tokens and words x channels held at once, of which a layer makes about a
-# dozen: 16 MiB each in float32 on a CPU, 256 MiB elsewhere.
-BLOCK_CPU, BLOCK = 2**22, 2**26
+# dozen: 4 MiB each in float32 on a CPU, for its caches, 256 MiB elsewhere.
+BLOCK_CPU, BLOCK = 2**20, 2**26
 
 
 @MODELS.register_module()
@@ -40,7 +40,7 @@ class CrossAttentionCompatibility(nn.Module):
         mlp_ratio: Hidden channels of its MLPs, as a multiple of ``embed_dims``.
         weight_scale: Factor on similarities before the softmax over patches.
         block: Upper limit of pairs x tokens and words x channels held at once (a block
-            has at least one pair). None: 2**22 on a CPU, 2**26 elsewhere.
+            has at least one pair). None: 2**20 on a CPU, 2**26 elsewhere.
 
     Attributes:
         takes_words: True: texts are the words of ``OpenCLIPTextEncoder.words``.

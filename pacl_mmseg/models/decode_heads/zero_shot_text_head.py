@@ -9,6 +9,9 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl_mmseg.models.decode_heads.compatibility_function import (
+    CompatibilityFunction,
+)
 from pacl_mmseg.models.losses.info_nce import (
     distinct,
     gather_texts,
@@ -48,6 +51,9 @@ class ZeroShotTextHead(BaseDecodeHead):
             ``type='CrossAttentionCompatibility'`` those of
             :class:`CrossAttentionCompatibility`, which changes the scores of patches
             when testing too: a name's is the mean over its templates.
+        second_compatibility: Arguments of another :class:`CompatibilityFunction`, whose
+            loss is added in training, such as ``mode='cls'`` beside PACL's. By default
+            there is none.
         logit_scale: Multiplies cosines when testing; ``'pretrained'`` takes the text
             encoder's own. It moves whatever takes a softmax (background rules, averaged
             probabilities), not the argmax. The default, 40, is the field's most used
@@ -66,6 +72,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         templates: str | Sequence[str] = 'pacl7',
         text_projector: dict | None = None,
         compatibility: dict | None = None,
+        second_compatibility: dict | None = None,
         logit_scale: float | str = 40.0,
         loss_decode: dict | None = None,
         in_index: int = -1,
@@ -101,6 +108,14 @@ class ZeroShotTextHead(BaseDecodeHead):
                 'text_projector is for embeddings of whole texts, but this '
                 'compatibility function takes words: leave one of the two out.'
             )
+        self.second_compatibility = None
+        if second_compatibility is not None:
+            if self.compatibility.takes_words:
+                raise ValueError(
+                    'second_compatibility is for embeddings of whole texts, but the '
+                    'first one takes words: leave it out.'
+                )
+            self.second_compatibility = CompatibilityFunction(**second_compatibility)
         self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
         self.templates = get_templates(templates)
@@ -223,7 +238,8 @@ class ZeroShotTextHead(BaseDecodeHead):
 
         Returns:
             The loss; the retrieval accuracies in the batch, in percent; and what the
-            compatibility function's ``statistics`` gives, of this process' images.
+            compatibility function's ``statistics`` gives, of this process' images. Loss
+            and accuracies of the second one begin with ``second_``.
 
         Raises:
             ValueError: No caption for an image.
@@ -234,10 +250,15 @@ class ZeroShotTextHead(BaseDecodeHead):
         # Dropout makes equal texts differ.
         equal = ids if self.text_projector is None else None
         phi = self.compatibility(tokens, texts, offset, cls_tokens, equal)
-        return {
+        losses = {
             **self.loss_decode(phi, ids, offset),
             **self.compatibility.statistics(tokens, own_texts),
         }
+        if self.second_compatibility is not None:
+            phi = self.second_compatibility(tokens, texts, offset, cls_tokens, equal)
+            second = self.loss_decode(phi, ids, offset)
+            losses.update({f'second_{key}': value for key, value in second.items()})
+        return losses
 
     def image_tokens(
         self, inputs: Sequence[Tensor | list[Tensor]]
@@ -252,7 +273,9 @@ class ZeroShotTextHead(BaseDecodeHead):
                 none.
         """
         maps, cls_tokens = self.tokens(inputs)
-        if self.compatibility.mode == 'cls' and cls_tokens is None:
+        functions = self.compatibility, self.second_compatibility
+        needed = 'cls' in [getattr(function, 'mode', None) for function in functions]
+        if needed and cls_tokens is None:
             raise ValueError(
                 "Mode 'cls' of the compatibility function needs the class token: set "
                 'model.backbone.output_cls_token=True.'
