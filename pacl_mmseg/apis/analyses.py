@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 from torch import Tensor, nn
 
+from pacl_mmseg.apis.inference import init_model
 from pacl_mmseg.evaluation.pointing import pointing
 from pacl_mmseg.evaluation.semantic_coherence import PatchSample, choose_patches, unit
 from pacl_mmseg.models import PACLBackbone, ZeroShotTextHead
@@ -85,22 +86,33 @@ class LayerReader:
     """Reads every layer of a config's image encoder on its test data.
 
     Layers of a :class:`PACLBackbone` are its transformer's blocks, each read out as the
-    config's ``output`` says; those of another backbone, what its config returns. Of the
-    model nothing but data preprocessor and backbone is built.
+    config's ``output`` says; those of another backbone, what its config returns. Of
+    the model nothing but data preprocessor and backbone is built; with a checkpoint all
+    of it, as that was trained, and the tokens of the neck are one layer more.
 
     Args:
         config: Of a segmentor, with test data.
         device: By default a GPU, where there is one.
+        checkpoint: File with the trained parts.
 
     Attributes:
         dataset: The test data.
     """
 
-    def __init__(self, config: Config, device: str | None = None) -> None:
+    def __init__(
+        self, config: Config, device: str | None = None, checkpoint: str | None = None
+    ) -> None:
         init_default_scope(config.get('default_scope', 'mmseg'))
-        model, device = hand_over(config.model), device or get_device()
-        self.preprocessor = MODELS.build(model.data_preprocessor).to(device)
-        self.backbone = MODELS.build(model.backbone).to(device).eval()
+        device = device or get_device()
+        self.neck: nn.Module | None = None
+        if checkpoint is None:
+            model = hand_over(config.model)
+            self.preprocessor = MODELS.build(model.data_preprocessor).to(device)
+            self.backbone = MODELS.build(model.backbone).to(device).eval()
+        else:
+            model = init_model(config, checkpoint, device)
+            self.preprocessor, self.backbone = model.data_preprocessor, model.backbone
+            self.neck = model.neck if model.with_neck else None
         if isinstance(self.backbone, PACLBackbone):
             blocks = self.backbone.visual.transformer.resblocks
             self.backbone.out_indices = list(range(len(blocks)))
@@ -137,6 +149,8 @@ class LayerReader:
 
     def _layers(self, inputs: Tensor) -> list[Tensor]:
         outputs = self.backbone(inputs)
+        if self.neck is not None:
+            outputs = *outputs, *self.neck(outputs[-1:])
         return [m[0] if isinstance(m, (list, tuple)) else m for m in outputs]
 
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from scipy.stats import mannwhitneyu
 
 from pacl_mmseg.apis import load_config
@@ -138,6 +139,19 @@ def test_images_are_read_with_classes_of_patches_and_every_layer(config):
         (expected,) = backbone(inputs)
         torch.testing.assert_close(item.maps[-1], expected[0])
         assert [m.shape for m in item.maps] == [expected[0].shape] * 3
+
+
+@torch.no_grad()
+def test_what_a_checkpoint_trained_is_read_too(config, tmp_path):
+    init_default_scope('mmseg')
+    torch.manual_seed(1)
+    model = MODELS.build(config.model).eval()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'a.pth')
+    reader = LayerReader(config, 'cpu', str(tmp_path / 'a.pth'))
+    (item,) = reader.read([3])
+    assert [len(m) for m in item.maps] == [128, 128, 128, 64]
+    inputs = reader.preprocessor(dict(inputs=[item.image]), False)['inputs']
+    torch.testing.assert_close(item.maps[-1], model.extract_feat(inputs)[0][0])
 
 
 def test_a_sample_has_so_many_labelled_patches_of_so_many_images(config):

@@ -40,6 +40,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of a segmentor, with test data')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='what a training wrote: its encoder, and its embedder as one layer more',
+    )
     for name, (default, what) in DRAWN.items():
         parser.add_argument(
             f'--{name}',
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         )
     if lacking := missing_data(config):
         raise FileNotFoundError(lacking)
-    reader = LayerReader(config)
+    reader = LayerReader(config, checkpoint=args.checkpoint)
     generator = torch.Generator().manual_seed(args.seed)
     sample = reader.sample(args.images, args.patches, generator)
     size = sum(tokens.nbytes for tokens in sample.tokens) / 1e6

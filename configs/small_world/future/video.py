@@ -16,6 +16,7 @@ val_dataloader = dict(
 test_dataloader = dict(
     batch_size=40, dataset=dict(_delete_=True, split='test', num_scenes=60, **clips)
 )
-model = dict(test_cfg=dict(present_classes=False))
-val_evaluator = [*_base_.metrics, dict(type='Flicker')]
+model = dict(test_cfg=dict(present_classes=False, token_labels=False))
+of_pixels = [metric for metric in _base_.metrics if metric.type != 'TokenAccuracy']
+val_evaluator = [*of_pixels, dict(type='Flicker')]
 test_evaluator = val_evaluator
