@@ -28,24 +28,29 @@ train_dataloader = dict(
         ),
     ),
 )
+birds = dict(
+    type='SmallWorldBirds',
+    bias=0.5,
+    pipeline=[
+        dict(type='mmpretrain.PackInputs', meta_keys=('img_path', 'ori_shape', 'place'))
+    ],
+)
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(split='val', num_scenes=500, **birds),
+)
 test_dataloader = dict(
     batch_size=100,
     num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='SmallWorldBirds',
-        split='test',
-        num_scenes=2000,
-        bias=0.5,
-        pipeline=[
-            dict(
-                type='mmpretrain.PackInputs',
-                meta_keys=('img_path', 'ori_shape', 'place'),
-            )
-        ],
-    ),
+    dataset=dict(split='test', num_scenes=2000, **birds),
 )
-test_evaluator = dict(type='GroupAccuracy')
+val_evaluator = [dict(type='GroupAccuracy')]
+test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 train_cfg = dict(max_iters=150, val_interval=150)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
