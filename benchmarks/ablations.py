@@ -66,6 +66,10 @@ QUESTIONS = {
         'embedder_linear': 'linear',
         'embedder_4_layers': '4 layers beside the skip',
     },
+    'vision tower (CLIP), batches of 64': {
+        'pacl_selfsup': 'MAE, trained without texts',
+        'random_tower': 'random weights',
+    },
     'token stride at test (8)': {'stride_4': '4', 'stride_2': '2'},
 }
 # What the paper leaves to the future.

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
 from safetensors.torch import load_file
 from webdataset.shardlists import expand_urls
 
@@ -104,6 +106,29 @@ def test_small_world_names_agree():
     groups = config.test_evaluator[0].groups
     assert tuple(groups.seen) == SEEN
     assert set(groups.held_out) == set(HELD_OUT)
+
+
+def test_weights_trained_without_texts_are_small_and_fit():
+    config = load_config(CONFIGS / 'small_world' / 'pacl_selfsup.py').model.backbone
+    assert Path(config.pretrained).stat().st_size <= 10_000_000
+    weights = load_file(config.pretrained)
+    assert all(value.isfinite().all() for value in weights.values())
+    tower = MODELS.build(config).backbone
+    for name, value in tower.state_dict().items():  # half precision
+        assert (value == weights[f'backbone.{name}'].float()).all()
+
+
+def test_the_small_worlds_mae_trains_on_images():
+    config = load_config(CONFIGS / 'small_world' / 'mae_pretrain.py')
+    loader = config.train_dataloader
+    loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    loader.dataset.dataset.num_scenes = 4
+    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+    assert batch['inputs'].shape == (4, 3, 64, 64)
+    model = MODELS.build(config.model).train()
+    optimizer = build_optim_wrapper(model, config.optim_wrapper)
+    losses = [model.train_step(batch, optimizer)['loss'] for _ in range(4)]
+    assert losses[-1] < losses[0]
 
 
 def test_shipped_weights_are_small_tensors_that_fit():

@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     head = model.decode_head
     if model.backbone.frozen or head.text_encoder.frozen:
         raise ValueError(f'{args.config} trains no CLIP: its encoders are frozen.')
+    if not hasattr(model.backbone, 'visual'):
+        kind = type(model.backbone).__name__
+        raise ValueError(f'{args.config} has a {kind}, which is no tower of open_clip.')
     weights = {
         **{f'visual.{k}': v for k, v in model.backbone.visual.state_dict().items()},
         **{f'text.{k}': v for k, v in head.text_encoder.text.state_dict().items()},
