@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import multiprocessing
 import os
 import re
 import select
@@ -72,6 +73,7 @@ def read_shard(
 
     Raises:
         BrokenShardError: When no sample is left to yield, if there was an error.
+        SystemExit: The process that this one is a data worker of is gone.
     """
     yielded = 0
     kind: type[BrokenShardError] = HangingShardError
@@ -211,7 +213,7 @@ class _Stream:
         self.timeout = timeout
         self.position = 0
         self.peeked = b''
-        self.messages = None
+        self.messages = self.guard = None
         command = rewrite_url(url)
         if command.startswith('pipe:'):
             # webdataset would open it, but with no way to its messages, nor to all of
@@ -228,9 +230,23 @@ class _Stream:
             self.source = wds.gopen(url)
             self.process = getattr(self.source, 'proc', None)
         if self.process is not None:
+            group = '' if self.messages is None else '-'
+            # A worker that is killed cannot clean up, but what it writes to is closed:
+            # then this shell kills the command. Without a session of its own, a signal
+            # to all would end the shell first.
+            self.guard = subprocess.Popen(
+                ['sh', '-c', f'read -r _; kill -s KILL -- {group}{self.process.pid}'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             self.data = self.process.stdout.fileno()
             self.poll = select.poll()
             self.poll.register(self.data, select.POLLIN)
+            self.parent = multiprocessing.parent_process()
+            if self.parent is not None:
+                self.poll.register(self.parent.sentinel, select.POLLIN)
 
     def peek(self) -> bytes:
         """The first three bytes, which stay there to be read."""
@@ -253,7 +269,10 @@ class _Stream:
         return data
 
     def _wait_for(self, size: int) -> bytes:
-        if not self.poll.poll(self.timeout * 1000):
+        ready = self.poll.poll(self.timeout * 1000)
+        if self.parent is not None and self.parent.sentinel in dict(ready):
+            raise SystemExit('the process of this data worker is gone')
+        if not ready:
             raise TimeoutError(f'no data for {self.timeout:g} s')
         return os.read(self.data, size)
 
@@ -277,7 +296,11 @@ class _Stream:
 
     def close(self) -> None:
         """Close everything; a command that still runs is killed and collected."""
-        if self.process is not None:
+        if self.guard is not None:
+            # First, as the number of a process that was collected may be given anew.
+            self.guard.kill()
+            self.guard.wait()
+            self.guard.stdin.close()
             if self.process.poll() is None:
                 with suppress(ProcessLookupError):
                     if self.messages is None:

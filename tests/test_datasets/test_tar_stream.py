@@ -1,18 +1,24 @@
 import bz2
 import gzip
 import lzma
+import multiprocessing
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from shard_files import all_keys, write_shards
+from torch.utils.data import DataLoader
 
 from pacl_mmseg.datasets import tar_stream
+from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.tar_stream import (
     BrokenShardError,
     HangingShardError,
@@ -178,6 +184,50 @@ def test_a_silent_command_is_killed_with_its_children(tar, tmp_path):
     assert 0 < len(keys) < 20
     assert reason == 'no data for 0.5 s'
     while runs(int(pid.read_text())):  # until the kernel gets to it
+        time.sleep(0.01)
+
+
+def hang(pid: Path) -> DataLoader:
+    """Return a loader whose worker waits for a pipeline of commands that hang."""
+    command = f"echo $$ > {pid}.sh; sh -c 'echo $$ > {pid}; exec sleep 600' | cat"
+    return DataLoader(ImageTextShards(f'pipe:{command}', timeout=600), num_workers=1)
+
+
+def wait_for(path: Path) -> int:
+    while not (path.exists() and path.read_text().endswith('\n')):
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_hangs_ends_with_its_worker(tmp_path, number):
+    batches = iter(hang(tmp_path / 'pid'))
+    pids = wait_for(tmp_path / 'pid'), wait_for(tmp_path / 'pid.sh')
+    assert all(map(runs, pids))
+    os.kill(batches._workers[0].pid, number)
+    with suppress(RuntimeError):  # the loader's own, that it was killed
+        batches._workers[0].join()
+    while any(map(runs, pids)):
+        time.sleep(0.01)
+
+
+def start_and_wait(pid: Path) -> None:
+    batches = iter(hang(pid))
+    Path(f'{pid}.worker').write_text(f'{batches._workers[0].pid}\n')
+    next(batches)
+
+
+def test_a_worker_whose_command_hangs_ends_with_the_main_process(tmp_path):
+    pid = tmp_path / 'pid'
+    process = multiprocessing.get_context('fork').Process(
+        target=start_and_wait, args=(pid,)
+    )
+    process.start()
+    pids = [wait_for(Path(f'{pid}{end}')) for end in ('', '.sh', '.worker')]
+    assert all(map(runs, pids))
+    process.kill()
+    process.join()
+    while any(map(runs, pids)):
         time.sleep(0.01)
 
 
