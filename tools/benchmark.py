@@ -142,6 +142,8 @@ def grid(args: argparse.Namespace) -> list[Cell]:
         raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
     trained = {method for method in args.methods if known[method].trained}
     checkpoints = dict(item.partition('=')[::2] for item in args.checkpoint)
+    if len(checkpoints) < len(args.checkpoint):
+        raise ValueError('--checkpoint names a method twice: give one file for each.')
     if checkpoints.keys() != trained:
         wanted = ' '.join(f'{method}=FILE' for method in sorted(trained))
         raise ValueError(

@@ -39,6 +39,8 @@ ARGUMENTS = {
     '--launcher': dict(
         choices=('none', *LAUNCHED), default='none', help='job launcher'
     ),
+    # What torch.distributed.launch passes, and torchrun says in the environment.
+    '--local-rank': dict(type=int, help=argparse.SUPPRESS),
     '--protocol': dict(
         help='evaluate as published, say as naclip (docs/protocols.md has all); by '
         "default the config's own settings, which are those of sclip",
@@ -79,8 +81,17 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def set_data_root(args: argparse.Namespace) -> None:
-    """Tell the configs, which are read later, where the benchmarks lie."""
+    """Tell the configs, which are read later, where the benchmarks lie.
+
+    Raises:
+        ValueError: The folder cannot be written into a config.
+    """
     root = getattr(args, 'data_root', None) or os.environ.pop('PACL_DATA_ROOT', None)
+    if root and set(root) & set('\'"\\'):
+        raise ValueError(
+            f'The data root {root} has a quote or backslash, which MMEngine cannot '
+            'put into a config: link it under another name.'
+        )
     if root:
         os.environ['PACL_DATA_ROOT'] = os.path.expanduser(root)
 

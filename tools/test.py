@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     cli.add_arguments(
         parser,
         *('--protocol', '--subset', '--data-root'),
-        *('--work-dir', '--cfg-options', '--launcher', '--traceback'),
+        *('--work-dir', '--cfg-options', '--launcher', '--local-rank', '--traceback'),
     )
     return parser.parse_args(argv)
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     from mmengine.dist import is_main_process
     from mmengine.runner import Runner
+    from mmseg.evaluation import IoUMetric
 
     from pacl_mmseg.benchmark import (
         apply_augmentation,
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     from pacl_mmseg.benchmark.protocols import subset_in_words
     from pacl_mmseg.benchmark.results import write_result
-    from pacl_mmseg.registry import RUNNERS, kind_of
+    from pacl_mmseg.registry import METRICS, RUNNERS, kind_of
 
     cfg = cli.config_from(args, 'test_dataloader')
     cfg.load_from = args.checkpoint
@@ -61,15 +62,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
                 f'--{option.replace("_", "-")} is for segmentations; this config '
                 'classifies whole images.'
             )
+    if kind_of(cfg.get('test_cfg')) == 'RetrievalTestLoop' and args.launcher != 'none':
+        raise ValueError(
+            'Retrieval compares all images with all captions in one process: leave out '
+            '--launcher.'
+        )
     if args.tta:
         apply_augmentation(cfg)
     description = describe_test(cfg, args.checkpoint)
-    if args.show or args.show_dir:
-        if description['protocol'].get('square'):
-            raise ValueError(
-                'Squares are scored under this protocol, and files are no squares: for '
-                'pictures test without it.'
-            )
+    draws = args.show or args.show_dir
+    if (draws or args.out) and description['protocol'].get('square'):
+        raise ValueError(
+            'Squares are scored under this protocol, and files are no squares: for '
+            'pictures and masks test without it.'
+        )
+    if draws:
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         hooks.visualization = dict(
             type='SegVisualizationHook',
@@ -81,9 +88,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
     if args.out:
-        evaluator = cfg.test_evaluator  # or several: IoUMetric comes first
-        evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
-        evaluator.output_dir = args.out
+        metrics = cfg.test_evaluator  # or several
+        metrics = metrics if isinstance(metrics, list) else [metrics]
+        of_pixels = [m for m in metrics if issubclass(METRICS.get(m.type), IoUMetric)]
+        if not of_pixels:
+            raise ValueError(
+                '--out needs an IoUMetric in test_evaluator, which writes.'
+            )
+        of_pixels[0].output_dir = args.out
     # Only what testing needs: a config may also say how to train.
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None

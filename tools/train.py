@@ -33,7 +33,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='mixed precision (float16; optim_wrapper.dtype=bfloat16 for bfloat16)',
     )
     cli.add_arguments(
-        parser, '--work-dir', '--cfg-options', '--launcher', '--traceback'
+        parser,
+        '--work-dir',
+        '--cfg-options',
+        '--launcher',
+        '--local-rank',
+        '--traceback',
     )
     return parser.parse_args(argv)
 

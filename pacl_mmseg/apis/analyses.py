@@ -12,6 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmseg.datasets import BaseSegDataset
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 from torch import Tensor, nn
 
@@ -59,7 +60,15 @@ def encode_images(
         preprocessor, backbone: Of the model.
         encode: What makes feature maps ``(N, C, h, w)`` of images ``(N, 3, H, W)``.
         indices: Places of the images in the data set; all by default.
+
+    Raises:
+        ValueError: The data have no masks.
     """
+    if not isinstance(dataset, BaseSegDataset):
+        raise ValueError(
+            f'{type(dataset).__name__} has no masks: give the config of a segmentor, '
+            'with the data of a segmentation benchmark.'
+        )
     indices = range(len(dataset)) if indices is None else indices
     places = iter(indices)
     subset = dataset.get_subset(list(indices))
@@ -113,8 +122,15 @@ class LayerReader:
             model = init_model(config, checkpoint, device)
             self.preprocessor, self.backbone = model.data_preprocessor, model.backbone
             self.neck = model.neck if model.with_neck else None
+        trained = any(p.requires_grad for p in self.backbone.parameters())
+        if checkpoint is None and trained:
+            raise ValueError(
+                'This config trains its backbone: give the checkpoint that holds it.'
+            )
+        self._last = -1  # place of what the neck takes
         if isinstance(self.backbone, PACLBackbone):
             blocks = self.backbone.visual.transformer.resblocks
+            self._last = self.backbone.out_indices[-1]
             self.backbone.out_indices = list(range(len(blocks)))
         self.loader = config.test_dataloader
         self.dataset = DATASETS.build(self.loader.dataset)
@@ -150,7 +166,7 @@ class LayerReader:
     def _layers(self, inputs: Tensor) -> list[Tensor]:
         outputs = self.backbone(inputs)
         if self.neck is not None:
-            outputs = *outputs, *self.neck(outputs[-1:])
+            outputs = *outputs, *self.neck((outputs[self._last],))
         return [m[0] if isinstance(m, (list, tuple)) else m for m in outputs]
 
 

@@ -18,6 +18,12 @@ from pacl_mmseg.models.open_clip_model import build_open_clip
 from pacl_mmseg.models.timm_model import build_timm, is_timm, timm_record
 from pacl_mmseg.registry import DATASETS, kind_of
 
+# What open_clip and timm look for in a repository of the hub.
+_HUB_NAMES = (
+    *(HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME),
+    *('model.safetensors', 'pytorch_model.bin'),
+)
+
 
 def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     """Why a loader's files cannot be read, or None.
@@ -93,9 +99,12 @@ def _missing_tag(model: str, tag: str, fetch: bool) -> str | None:
     build = build_timm if is_timm(model) else build_open_clip
     if is_timm(model):
         try:
-            source = dict(hf_hub=f'{timm_record(model, tag)["hf_hub_id"]}/')
+            record = timm_record(model, tag)
         except ValueError as error:
             return str(error)
+        source = dict(url=record.get('url') or '')
+        if record.get('hf_hub_id'):
+            source = dict(hf_hub=f'{record["hf_hub_id"]}/')
     else:
         source = open_clip.get_pretrained_cfg(model, tag)
     if source and _is_cached(source):
@@ -117,7 +126,7 @@ def _is_cached(source: dict) -> bool:
     """Whether open_clip would find weights in the hub's cache or in its own."""
     repository, _, name = source.get('hf_hub', '').rpartition('/')
     if repository:
-        names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+        names = [name] if name else _HUB_NAMES
         found = [try_to_load_from_cache(repository, name) for name in names]
         return any(isinstance(path, str) for path in found)
     return Path('~/.cache/clip', Path(source['url']).name).expanduser().is_file()

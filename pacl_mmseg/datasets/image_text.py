@@ -226,6 +226,7 @@ class CaptionListDataset(_ImageTextDataset):
 
     def _read_rows(self, lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
         """Number and cells of each line; a single one where quotes do not match."""
+        unclosed = False
         for number, line in enumerate(lines, 1):
             text = self.counts.decode(line, f'{self.ann_file}, line {number}')
             text = text.rstrip('\r\n')
@@ -235,6 +236,10 @@ class CaptionListDataset(_ImageTextDataset):
                 (row,) = csv.reader([text], delimiter=self.delimiter, strict=True)
             except csv.Error:
                 row = text.split('\t') if self.delimiter == '\t' else [text]
+                unclosed = self.delimiter != '\t'
+            else:
+                if unclosed and text.count('"') % 2:
+                    row, unclosed = [text], False  # the end of a cell of several lines
             yield number, row
 
     def _index(self, column: int | str, names: list[str]) -> int:

@@ -45,5 +45,7 @@ class Flicker(BaseMetric):
 
     def compute_metrics(self, results: list[tuple[int, int]]) -> dict[str, float]:
         self._before = None
+        if not results:  # no frame came after another
+            return dict(flicker=math.nan)
         changed, counted = (sum(column) for column in zip(*results, strict=True))
         return dict(flicker=round(100 * changed / counted, 2) if counted else math.nan)

@@ -210,12 +210,19 @@ def test_malformed_rows_and_bad_bytes_are_counted_and_named(tmp_path, messages):
 @pytest.mark.parametrize('bad', ['bad.jpg,"a dog', 'bad.jpg,"a" dog', 'bad,"'])
 def test_a_quote_that_is_not_closed_costs_one_row(tmp_path, messages, bad):
     path = tmp_path / 'list.csv'
-    path.write_text(f'y.jpg,"a, b"\n{bad}\nz.jpg,a cow"\nw.jpg,"an owl"\n')
+    path.write_text(f'x.jpg,5" wide\ny.jpg,"a, b"\n{bad}\nw.jpg,"an owl"\n')
     assert pairs(CaptionListDataset(str(path))) == [
-        *(('y.jpg', 'a, b'), ('z.jpg', 'a cow"'), ('w.jpg', 'an owl'))
+        *(('x.jpg', '5" wide'), ('y.jpg', 'a, b'), ('w.jpg', 'an owl'))
     ]
     assert counted() == {'malformed_row': 1}
-    assert messages == [f'malformed row: {path}, line 2']
+    assert messages == [f'malformed row: {path}, line 3']
+
+
+def test_a_cell_of_several_lines_gives_no_pair(tmp_path):
+    path = tmp_path / 'list.csv'
+    path.write_text('a.jpg,"two dogs,\nrunning, fast"\nb.jpg,5" wide\n')
+    assert pairs(CaptionListDataset(str(path))) == [('b.jpg', '5" wide')]
+    assert counted() == {'malformed_row': 2}
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32'])

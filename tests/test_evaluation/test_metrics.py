@@ -1,4 +1,5 @@
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -182,6 +183,10 @@ def test_patch_accuracy_of_both_protocols_equals_a_loop_over_patches():
             100 * right[1] / counted, abs=0.0051
         ),
     }
+
+
+def test_a_single_frame_does_not_flicker():
+    assert math.isnan(Flicker().compute_metrics([])['flicker'])
 
 
 def test_flicker_goes_from_frame_to_frame():

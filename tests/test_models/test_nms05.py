@@ -127,7 +127,10 @@ def test_bank_is_of_the_projector_that_there_is(model, tmp_path, monkeypatch):
         features = head.text_encoder(prompts, normalize=False)
         return project_texts(head.text_projector, features).detach()
 
-    first = head.text_bank.embeddings
+    head.train()
+    first = head.text_bank.embeddings  # without dropout all the same
+    assert head.text_projector.training
+    head.eval()
     torch.testing.assert_close(first, expected(), rtol=0, atol=1e-6)
     changed = {k: v + 0.1 if 'skip' in k else v for k, v in state.items()}
     head.load_state_dict(changed, strict=False)

@@ -171,6 +171,11 @@ def test_a_file_for_which_nobody_says_the_normalisation(tmp_path):
         preprocess_config('timm/vit_base_patch16_224', str(path))
 
 
+def test_a_grid_that_timm_does_not_say_is_refused():
+    with pytest.raises(ValueError, match='maps of a convolutional network'):
+        TimmTower(model='timm/vit_tiny_r_s16_p8_224')
+
+
 def test_patches_are_dropped_in_training_alone(images):
     tower = TimmTower(VIT, frozen=False, patch_drop_rate=0.4, output_cls_token=True)
     ((maps, cls),) = tower.train()(images)

@@ -34,7 +34,7 @@ class PretrainHook(Hook):
     broken in the log and in ``broken_shards.txt`` of the work directory.
 
     Args:
-        report_interval: Iterations between two reports.
+        report_interval: Iterations between two reports; none below 1.
     """
 
     priority = 55  # after the iteration timer, before the logger and checkpoints
@@ -64,7 +64,8 @@ class PretrainHook(Hook):
             self._report(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
-        if runner.iter % self.report_interval or not runner.iter:
+        interval = self.report_interval
+        if interval > 0 and (runner.iter % interval or not runner.iter):
             self._report(runner, runner.iter)
 
     def before_val(self, runner: Runner) -> None:

@@ -45,7 +45,9 @@ class FrozenBackbone(FrozenModule):
     def __init__(self, backbone: dict, pretrained: str | None = None) -> None:
         super().__init__(frozen=True)
         self.backbone = MODELS.build(backbone)
-        given = (backbone.get('init_cfg') or {}).get('checkpoint')
+        given = backbone.get('init_cfg') or {}
+        given = given if isinstance(given, list) else [given]
+        given = next((i['checkpoint'] for i in given if 'checkpoint' in i), None)
         if given and pretrained:
             raise ValueError(
                 f'pretrained={pretrained!r} and init_cfg of the backbone, {given!r}, '
@@ -57,7 +59,8 @@ class FrozenBackbone(FrozenModule):
         else:
             self.backbone.init_weights()
         name = type(self.backbone).__name__
-        weights = os.path.normpath(pretrained or given or 'random weights')
+        weights = pretrained or given or 'random weights'
+        weights = os.path.normpath(weights) if os.path.isfile(weights) else weights
         self.description = f'a frozen {name} ({weights})'
         self.freeze()
 

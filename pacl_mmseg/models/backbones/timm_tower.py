@@ -119,6 +119,11 @@ class TimmTower(FrozenModule):
                 f'{self.description} is a {type(trunk).__name__}, which has no '
                 'forward_intermediates in timm: take another model.'
             )
+        if self._has_tokens and hasattr(trunk.patch_embed, 'backbone'):
+            raise ValueError(
+                f'{self.description} cuts patches out of the maps of a convolutional '
+                'network, whose grid timm does not say: take a ViT without one.'
+            )
         norm = getattr(trunk, 'norm', None) if self._has_tokens else None
         if output == 'norm' and (norm is None or isinstance(norm, nn.Identity)):
             raise ValueError(
@@ -165,8 +170,8 @@ class TimmTower(FrozenModule):
         self, grid: tuple[int, int], maps: Tensor, prefix: Tensor | None = None
     ) -> Tensor | list[Tensor]:
         if maps.ndim == 3:
-            kept = maps.shape[1]
-            grid = grid if kept == grid[0] * grid[1] else (kept, 1)
+            if self.training and maps.shape[1] < grid[0] * grid[1]:
+                grid = maps.shape[1], 1  # the patches that were not dropped
             # A view, not a copy: the embedder turns it back into tokens at no cost.
             maps = maps.unflatten(1, grid).permute(0, 3, 1, 2)
         return [maps, prefix[:, 0]] if self.output_cls_token else maps

@@ -24,7 +24,7 @@ from pacl_mmseg.models.text_encoders import (
     build_text_bank,
     project_texts,
 )
-from pacl_mmseg.prompts import Vocabulary, get_templates
+from pacl_mmseg.prompts import Vocabulary, fill_template, get_templates
 from pacl_mmseg.registry import MODELS
 
 
@@ -164,14 +164,20 @@ class ZeroShotTextHead(BaseDecodeHead):
         key = self._bank_key
         if self._words is None or self._words[0] != key:
             prompts = [
-                template.format(name)
+                fill_template(template, name)
                 for name in self.vocabulary.names
                 for template in self.templates
             ]
-            with torch.no_grad():
-                words = self.text_encoder.words(prompts)
-            longest = int((words != 0).any(2).sum(1).max())
-            self._words = (key, words[:, :longest].clone())
+            parts = []
+            for start in range(0, len(prompts), self.text_encoder.batch_size):
+                some = prompts[start : start + self.text_encoder.batch_size]
+                with torch.no_grad():
+                    words = self.text_encoder.words(some)
+                longest = int((words != 0).any(2).sum(1).max())
+                parts.append(words[:, :longest].clone())  # ends of prompts alone
+            longest = max(part.shape[1] for part in parts)
+            parts = [F.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts]
+            self._words = (key, torch.cat(parts))
         return self._words[1]
 
     @property

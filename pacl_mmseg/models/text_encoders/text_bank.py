@@ -129,6 +129,9 @@ def _encode(
     if len(parts) > 1:
         parts = track_iter_progress(parts, file=sys.stderr)
     means = []
+    training = projector is not None and projector.training
+    if training:
+        projector.eval()  # without dropout: the bank is kept
     with torch.autocast(device.type, enabled=False):  # kept, so not in low precision
         for part in parts:
             prompts = [fill_template(t, name) for name in part for t in templates]
@@ -137,6 +140,8 @@ def _encode(
             else:
                 embeddings = project_texts(projector, encoder(prompts, normalize=False))
             means.append(embeddings.unflatten(0, (len(part), -1)).mean(1))
+    if training:
+        projector.train()
     return F.normalize(torch.cat(means), dim=-1)
 
 
