@@ -220,6 +220,18 @@ def test_masks_of_another_conversion(root, benchmark, ending):
     assert verdict.remedy.endswith(command(benchmark, root))
 
 
+def test_coco_object_masks_of_instances(root):
+    note = miniatures.converted(root, 'coco_object')[0].parent / '.coco_object_source'
+    note.write_text('pixel maps\n')
+    assert check('coco_object').usable
+    note.write_text('instances\n')
+    verdict = check('coco_object')
+    assert verdict.state == 'wrong'
+    assert verdict.finding == f'the masks were not drawn from pixel maps, says {note}'
+    follow(verdict.remedy, root)
+    assert check('coco_object').usable
+
+
 def test_no_split_yet(root):
     miniatures.photo(root / 'VOCdevkit' / 'VOC2010' / 'JPEGImages' / 'photo.jpg')
     verdict = check('context60')

@@ -77,6 +77,22 @@ def test_coco_object_from_pixel_maps(root):
         assert np.array_equal(labels(mask), expected)
 
 
+def test_coco_object_masks_of_instances(root):
+    miniatures.coco(root)
+    note = root / COCO_MASKS / '.coco_object_source'
+    old = root / COCO_MASKS / '000000000001_instanceTrainIds.png'
+    for path in (note, old):
+        path.write_text('instances\n')
+    assert prepare_benchmark('coco_stuff171').written == 3  # beside them
+    with pytest.raises(ValueError, match='not drawn from pixel maps.*--overwrite'):
+        prepare_benchmark('coco_object')
+    assert note.exists() and old.exists()
+    assert prepare_benchmark('coco_object', overwrite=True).written == 3
+    assert not note.exists() and not old.exists()
+    note.write_text('pixel maps\n')
+    assert prepare_benchmark('coco_object').kept == 3
+
+
 def test_images_of_another_split_are_skipped(root):
     miniatures.coco(root)
     images = root / 'coco_stuff164k' / 'images' / 'val2017'

@@ -13,6 +13,7 @@ from mmengine.utils import track_iter_progress
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
+from pacl_mmseg.datasets.preparation.coco import other_source
 from pacl_mmseg.datasets.preparation.converters import CONVERTERS
 from pacl_mmseg.datasets.preparation.layout import Layout, has_content, open_dataset
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
@@ -115,6 +116,9 @@ def _check_places(layout: Layout) -> None:
             state = 'unconverted' if layout.unpacked and converted else 'missing'
             remedy = 'convert' if converted else 'download'
             raise _Fault(state, f'there is no {path}', remedy)
+    if layout.benchmark == 'coco_object' and (note := other_source(layout.masks)):
+        finding = f'the masks were not drawn from pixel maps, says {note}'
+        raise _Fault('wrong', finding, 'overwrite')
 
 
 def _list_records(dataset: BaseSegDataset) -> list[dict]:

@@ -53,6 +53,38 @@ def coco_object_jobs(layout: Layout, source: Path | None) -> list[Job]:
     return _jobs(_object_labels, '_instanceTrainIds', layout, source)
 
 
+def other_source(masks: Path) -> Path | None:
+    """The note that COCO-Object's masks in a folder are not of pixel maps, if any.
+
+    An earlier version, which also drew masks of COCO's instances, left it beside them.
+    """
+    note = masks / '.coco_object_source'
+    if note.is_file() and note.read_text(errors='replace').strip() != 'pixel maps':
+        return note
+    return None
+
+
+def remove_other_masks(masks: Path, overwrite: bool) -> None:
+    """Remove COCO-Object's masks that are not of pixel maps, then their note.
+
+    Args:
+        masks: Folder of the masks.
+        overwrite: Whether they may be removed.
+
+    Raises:
+        ValueError: There is such a note, and they may not.
+    """
+    if (note := other_source(masks)) is None:
+        return
+    if not overwrite:
+        raise ValueError(
+            f'The masks in {masks} were not drawn from pixel maps, says {note.name} '
+            'there: --overwrite replaces them all.'
+        )
+    for path in [*masks.glob('*_instanceTrainIds.png'), note]:
+        path.unlink()
+
+
 def _jobs(
     draw: Callable[[Path], np.ndarray], suffix: str, layout: Layout, source: Path | None
 ) -> list[Job]:

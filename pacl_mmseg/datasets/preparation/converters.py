@@ -8,7 +8,11 @@ from typing import Any
 
 from pacl_mmseg.datasets.preparation.ade20k_full import ade847_jobs
 from pacl_mmseg.datasets.preparation.cityscapes import cityscapes_jobs
-from pacl_mmseg.datasets.preparation.coco import coco_object_jobs, coco_stuff_jobs
+from pacl_mmseg.datasets.preparation.coco import (
+    coco_object_jobs,
+    coco_stuff_jobs,
+    remove_other_masks,
+)
 from pacl_mmseg.datasets.preparation.layout import Layout
 from pacl_mmseg.datasets.preparation.pascal_context import context459_jobs, context_jobs
 from pacl_mmseg.datasets.preparation.writing import Job, Summary, write_images
@@ -42,10 +46,13 @@ def prepare_benchmark(
             :func:`~pacl_mmseg.datasets.preparation.writing.write_images`.
 
     Raises:
-        ValueError: There is no such benchmark, or nothing to convert.
+        ValueError: There is no such benchmark, or nothing to convert, or what is there
+            was drawn from another source.
     """
     layout = Layout(benchmark)
     if benchmark not in CONVERTERS:
         raise ValueError(f'{benchmark} is loaded as downloaded: nothing to convert.')
     jobs = CONVERTERS[benchmark](layout, source and Path(source))
+    if benchmark == 'coco_object':
+        remove_other_masks(layout.masks, options.get('overwrite', False))
     return write_images(jobs, **options)
