@@ -220,6 +220,43 @@ def test_masks_of_another_conversion(root, benchmark, ending):
     assert verdict.remedy.endswith(command(benchmark, root))
 
 
+def many(root: Path, benchmark: str, count: int, *labels: int) -> None:
+    """A set of that many images, whose masks hold these labels."""
+    masks = miniatures.converted(root, benchmark)
+    save(blocks(*labels), masks[0])
+    images = root / 'coco_stuff164k' / 'images' / 'val2017'
+    suffix = masks[0].name.removeprefix(NAMES[0])
+    for mask in masks[1:]:
+        mask.unlink()
+        (images / mask.name.replace(suffix, '.jpg')).unlink()
+    for index in range(1, count):
+        os.link(images / f'{NAMES[0]}.jpg', images / f'{index}.jpg')
+        os.link(masks[0], masks[0].with_name(f'{index}{suffix}'))
+
+
+@pytest.mark.parametrize(
+    'benchmark, labels, faults',
+    [
+        ('coco_stuff171', (0, 80, 170, 255), []),
+        ('coco_object', (0, 12, 80), []),
+        # COCO-Object's labels by the name of COCO-Stuff's.
+        ('coco_stuff171', (0, 12, 80), ['upper half of the 171', 'ignored label 255']),
+        ('coco_stuff171', (0, 12, 80, 255), ['upper half of the 171']),
+        ('coco_stuff171', (0, 90, 170), ['the ignored label 255']),
+        ('coco_object', (0, 1, 20), ['upper half of the 81']),
+    ],
+)
+def test_masks_of_another_conversion_by_the_right_name(root, benchmark, labels, faults):
+    many(root, benchmark, 50, *labels)
+    verdict = check_benchmark(benchmark, expected=50)
+    assert verdict.state == ('wrong' if faults else 'ok')
+    assert verdict.finding.startswith('None of the 50 masks read') == bool(faults)
+    assert all(fault in verdict.finding for fault in faults[:1])
+    assert ('(and 1 more)' in verdict.finding) == (len(faults) == 2)
+    # Of fewer that proves nothing.
+    assert check_benchmark(benchmark, expected=50, sample=49).usable
+
+
 def test_coco_object_masks_of_instances(root):
     note = miniatures.converted(root, 'coco_object')[0].parent / '.coco_object_source'
     note.write_text('pixel maps\n')

@@ -18,6 +18,8 @@ from pacl_mmseg.datasets.preparation.converters import CONVERTERS
 from pacl_mmseg.datasets.preparation.layout import Layout, has_content, open_dataset
 from pacl_mmseg.datasets.transforms.loading import IMAGE_FORMATS
 
+_MANY = 50  # masks that cannot all lack what is common
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -170,6 +172,7 @@ def _check_content(
             with Image.open(record['seg_map_path'], formats=IMAGE_FORMATS) as mask:
                 labels[record['seg_map_path']] = set(np.unique(mask).tolist())
     masks += _zeros_lost(dataset, labels, layout.official.ignored)
+    masks += _of_another_conversion(dataset, labels, layout.official.ignored)
     converted = layout.official.converts_images
     for faults, state, remedy in (
         (images, 'incomplete', 'overwrite' if converted else 'download'),
@@ -188,7 +191,7 @@ def _spread(records: list[dict], sample: int | None) -> Iterable[dict]:
 
 
 def _zeros_lost(
-    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool
+    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
 ) -> list[str]:
     """Masks whose label 0 was made the ignored label in conversion, a sentence on each.
 
@@ -200,7 +203,7 @@ def _zeros_lost(
         labels: Those in each mask file.
         ignored: As in :class:`Official`.
     """
-    if not ignored:
+    if ignored is False:
         return [
             f'The mask {path} holds the ignored label {dataset.ignore_index}, which '
             'official ones do not: label 0 was made that in conversion'
@@ -217,3 +220,23 @@ def _zeros_lost(
                 for path in lost
             ]
     return []
+
+
+def _of_another_conversion(
+    dataset: BaseSegDataset, labels: Mapping[str, set[int]], ignored: bool | None
+) -> list[str]:
+    """Many masks that together lack labels which are common in this benchmark."""
+    if len(labels) < _MANY:
+        return []
+    found = set.union(*labels.values())
+    num_classes = len(dataset.metainfo['classes'])
+    lacking = []
+    if max(found - {dataset.ignore_index}, default=0) < num_classes / 2:
+        lacking.append(f'any label of the upper half of the {num_classes} classes')
+    if ignored and dataset.ignore_index not in found:
+        lacking.append(f'the ignored label {dataset.ignore_index}')
+    return [
+        f'None of the {len(labels)} masks read holds {what}: they are of another '
+        'conversion'
+        for what in lacking
+    ]

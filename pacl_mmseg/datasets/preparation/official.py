@@ -12,7 +12,8 @@ class Official:
     Args:
         images: Number of images, and of masks.
         download: What to unpack where; ``{root}`` is the dataset's ``data_root``.
-        ignored: Whether masks may hold the ignored label.
+        ignored: Whether masks hold the ignored label: nearly all do, or none does. None
+            if neither is known.
         unpacked: What the conversion reads, as a pattern below ``{root}``; none if the
             download is loaded as it is.
         converts_images: Whether the images are converted too.
@@ -20,7 +21,7 @@ class Official:
 
     images: int
     download: str
-    ignored: bool = True
+    ignored: bool | None = True
     unpacked: str | None = None
     converts_images: bool = False
 
@@ -61,6 +62,7 @@ OFFICIAL = dict(
     ade847=Official(
         2000,
         'unpack ADE20K_2021_17_01.zip into {root.parent}',
+        ignored=None,
         unpacked='images/ADE/validation/**/ADE_val_*_seg.png',
         converts_images=True,
     ),
@@ -68,6 +70,7 @@ OFFICIAL = dict(
         5104,
         f'{_VOC2010}, unpack trainval.tar.gz into {{root}}, and put '
         'trainval_merged.json there',
+        ignored=None,
         unpacked='trainval/*.mat',
     ),
 )
