@@ -68,6 +68,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
         if row['failure'] or (row['record'] and row['record']['protocol']['subset'])
     ]
+    # Of the encoders; another one (--encoder) gives another table.
+    weights = [(row['record'] or {}).get('protocol', {}).get('weights') for row in rows]
+    if any(weights):
+        notes.append(f'weights: {", ".join(dict.fromkeys(filter(None, weights)))}')
     return '\n'.join([text, *(f'- {note}' for note in notes), *[''] * bool(notes)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -65,8 +66,8 @@ class LoadPILImage(BaseTransform):
         jpeg_decoder: ``'torchvision'`` decodes colour JPEG files at full size
             with torchvision's decoder: the same pixels, sooner, but damaged files
             that still decode may differ, and libjpeg writes its warnings about them
-            to the standard error stream. What it cannot decode, or where it is
-            lacking, Pillow does. Defaults to ``'pillow'``.
+            to the standard error stream. What it cannot decode Pillow does, and
+            everything where it is lacking, with a warning. Defaults to ``'pillow'``.
         max_pixels: Images of more are dropped. Defaults to 50 million. (Pillow
             itself refuses 179 million.)
         max_bytes: Files of more are dropped. Defaults to 32 MiB.
@@ -93,6 +94,18 @@ class LoadPILImage(BaseTransform):
             raise ValueError(
                 f"jpeg_decoder must be 'pillow' or 'torchvision', got {jpeg_decoder!r}"
             )
+        if jpeg_decoder == 'torchvision':
+            pixel = io.BytesIO()
+            Image.new('RGB', (1, 1)).save(pixel, 'JPEG')
+            try:
+                _decode_jpeg(pixel.getvalue())
+            except Exception as error:  # what is lacking shows only when it is used
+                warnings.warn(
+                    f'torchvision cannot decode JPEG files here ({error}): Pillow does,'
+                    ' which takes longer.',
+                    stacklevel=2,
+                )
+                jpeg_decoder = 'pillow'
         self.min_size = min_size
         self.jpeg_decoder = jpeg_decoder
         self.max_pixels = max_pixels
