@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import mmpretrain.registry
 import torch
 from mmengine.dist import get_world_size
-from mmpretrain.models import BaseClassifier
+from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from pacl_mmseg.registry import MODELS
 
 @MODELS.register_module()
 @mmpretrain.registry.MODELS.register_module()
-class ZeroShotClassifier(BaseClassifier):
+class ZeroShotClassifier(BaseModel):
     """Classifies images by their compatibility with the names of classes.
 
     A class scores ``logit_scale * compatibility(image, class embedding)``, by its best
@@ -31,7 +31,8 @@ class ZeroShotClassifier(BaseClassifier):
     Parts have the names that they have in :class:`ZeroShotSegmentor`, so that one
     checkpoint serves both. Data, loops and metrics are those of MMPretrain, in whose
     registry it is too: ``Accuracy`` for classes, ``RetrievalTestLoop`` with
-    ``RetrievalRecall`` for captions.
+    ``RetrievalRecall`` for captions. It is no ``BaseClassifier`` of MMPretrain's, whose
+    models cannot be imported beside transformers 5.
 
     Args:
         backbone, neck, decode_head, data_preprocessor: As in
@@ -66,7 +67,7 @@ class ZeroShotClassifier(BaseClassifier):
         parts = with_encoder(dict(parts, data_preprocessor=data_preprocessor), encoder)
         # The parts' types are named as in an MMSeg config, whatever the runner's scope.
         with MODELS.switch_scope_and_registry('mmseg'):
-            super().__init__(init_cfg, parts.data_preprocessor)
+            super().__init__(parts.data_preprocessor, init_cfg)
             self.backbone = MODELS.build(parts.backbone)
             self.neck = None if neck is None else MODELS.build(parts.neck)
             self.decode_head = MODELS.build(parts.decode_head)
