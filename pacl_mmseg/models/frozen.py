@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -82,6 +82,12 @@ class FrozenModule(BaseModule):
         if not compile:
             return function
         return compiled(function, name=f'A tower of {self.description}', **options)
+
+    def in_parts(self, images: Tensor, most: int) -> Sequence[Tensor]:
+        """Images ``(N, ...)`` in equal parts of ``most`` at most, if it is frozen."""
+        if not self.frozen:
+            return [images]
+        return images.tensor_split(max(-(-len(images) // most), 1))
 
     @contextmanager
     def encoding(self) -> Iterator[None]:

@@ -92,3 +92,44 @@ def test_activation_map(run, tmp_path, capsys):
 def test_activation_map_refuses(run, arguments, message):
     with pytest.raises((ValueError, OSError, AssertionError), match=message):
         run('activation_map', *arguments)
+
+
+def test_grouping(run, tmp_path, capsys):
+    options = ['--groups', 1, 4, '--work-dir', tmp_path, *FEW]
+    one, four = run('grouping', CLIP, '--images', 10, *options)
+    assert one['tokens'] == one['places alone'] < four['tokens'] < 90
+    written = json.loads((tmp_path / 'grouping.json').read_text())
+    assert written['rows'] == [one, four] and written['images'] == 10
+    assert is_picture(tmp_path / 'grouping.png')
+    assert f'10 images with {written["segments"]} segments' in capsys.readouterr().out
+    run('grouping', CLIP, '--images', 10, '--all-pixels', *options)
+    background = json.loads((tmp_path / 'grouping.json').read_text())
+    assert background['segments'] == written['segments'] + 10
+
+
+def test_feature_pca(run, tmp_path, capsys):
+    path = tmp_path / 'pca.png'
+    shares = run('feature_pca', CLIP, '--images', 3, '--out', path, *FEW)
+    assert 1 > shares[0] > shares[1] > shares[2] > 0 and is_picture(path)
+    files = [tmp_path / f'{index}.png' for index in range(3)]
+    for index, file in enumerate(files):
+        Image.fromarray(render_scene(index, split='test').image).save(file)
+    again = run('feature_pca', CLIP, *files, '--out', tmp_path / 'files.png')
+    assert again == pytest.approx(shares, abs=1e-5)  # the same scenes
+    assert 'of the variance of the tokens' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'tool, arguments, message',
+    [
+        ('grouping', [CLIP, '--groups', 0], '--groups must be at least 1, not 0'),
+        ('grouping', [CLIP, '--images', 0], '--images must be at least 1, not 0'),
+        ('grouping', ['configs/pacl_vitb16_cc12m.py'], 'has no test data: use one'),
+        ('feature_pca', [CLIP, 'none.png'], 'There is no image file none.png'),
+        ('feature_pca', [CLIP, '--images', 0], '--images must be at least 1, not 0'),
+        ('feature_pca', ['configs/pacl_vitb16_cc12m.py'], 'give image files'),
+    ],
+)
+def test_bad_input_of_clippys_tools(run, tool, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(tool, *arguments)

@@ -99,9 +99,7 @@ class CLIPResNet(FrozenModule):
             One item, ``(N, C, H // 32, W // 32)`` or ``[map, pooled (N, C)]``.
         """
         images = inputs.to(self.visual.conv1.weight.dtype)
-        parts = [images]
-        if self.frozen:
-            parts = images.tensor_split(max(-(-len(images) // self.batch_size), 1))
+        parts = self.in_parts(images, self.batch_size)
         with self.encoding():
             encoded = [self._encode(part) for part in parts]
         # Into ordinary tensors.

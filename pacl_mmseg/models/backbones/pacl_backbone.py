@@ -205,9 +205,7 @@ class PACLBackbone(FrozenModule):
         if inputs.ndim == 3:
             tokens, cls, grid = self._given_tokens(inputs)
             return (self._format(tokens, cls, grid),)
-        parts = [inputs]
-        if self.frozen:
-            parts = inputs.tensor_split(max(-(-len(inputs) // self.batch_size), 1))
+        parts = self.in_parts(inputs, self.batch_size)
         with self.encoding():
             encoded, grids = zip(*map(self._encode, parts), strict=True)
         # Into ordinary tensors, without a gap for CLS.

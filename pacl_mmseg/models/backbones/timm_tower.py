@@ -150,9 +150,7 @@ class TimmTower(FrozenModule):
             inputs, self.patch_size, self.patch_size, self.fit
         )
         images = images.to(next(self.trunk.parameters()).dtype)
-        parts = [images]
-        if self.frozen:
-            parts = images.tensor_split(max(-(-len(images) // self.batch_size), 1))
+        parts = self.in_parts(images, self.batch_size)
         norm = self.output == 'norm'
         with self.encoding():
             encoded = [
