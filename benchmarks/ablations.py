@@ -85,6 +85,7 @@ FUTURE = {
         'scratch_cls': 'class token',
         'scratch_phi': 'φ',
         'scratch_both': 'both',
+        'clippy_exact': 'maximum over tokens (CLIPpy)',
         'scratch_phi_neighbours': 'φ, neighbours alike',
     },
 }

@@ -12,5 +12,5 @@ train_dataloader = dict(
         )
     ),
 )
-train_cfg = dict(max_iters=250, val_interval=250)
-default_hooks = dict(checkpoint=dict(interval=250))
+train_cfg = dict(max_iters=1500, val_interval=1500)
+default_hooks = dict(checkpoint=dict(interval=1500))
