@@ -51,6 +51,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['pacl_mmseg', 'pacl_mmseg.*']),
+    py_modules=['pacl_cli'],  # outside of the package, whose import takes seconds
+    entry_points=dict(console_scripts=['pacl = pacl_cli:main']),
     include_package_data=True,
     cmdclass=dict(build_py=BuildWithMim),
     install_requires=[

@@ -29,6 +29,8 @@ import torch.distributed.run
 from mmengine.config import Config
 from tensorboard.program import TensorBoard
 
+import pacl_cli
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 BLOCK = re.compile(
@@ -36,8 +38,10 @@ BLOCK = re.compile(
     r'^```(?P<language>\w*)\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-INLINE = re.compile(r'`((?:[A-Z_]+=\S+\s)*(?:python|pip|make|tools/\w+\.sh)\s[^`]+)`')
-RECORDED = ('python', 'pip', 'make', 'srun', 'tensorboard')
+INLINE = re.compile(
+    r'`((?:[A-Z_]+=\S+\s)*(?:python|pip|make|pacl|tools/\w+\.sh)\s[^`]+)`'
+)
+RECORDED = ('python', 'pip', 'make', 'pacl', 'srun', 'tensorboard')
 RECORDER = r"""#!/bin/sh
 { printf '%s\037' "${0##*/}" "$@"; printf '\036'; } >> "$CALLS"
 """
@@ -241,6 +245,13 @@ def replay(words: list[str]) -> None:
     if program == 'srun':
         program, *rest = rest[rest.index('python') :]
         rest = rest[1:] if rest[0] == '-u' else rest
+    if program == 'pacl':
+        if rest == ['--help']:
+            return
+        script = f'tools/{pacl_cli.VERBS[rest[0]][0]}'
+        if script.endswith('.sh'):  # launchers of what is tried without them
+            return
+        program, rest = 'python', [script, *rest[1:]]
     if program == 'make':
         subprocess.run(['make', '--dry-run', *rest], cwd=ROOT, check=True)
     elif program == 'pip':

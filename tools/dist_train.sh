@@ -6,8 +6,7 @@
 set -euo pipefail
 USAGE='usage: tools/dist_train.sh CONFIG GPUS [ARGUMENTS of tools/train.py]'
 CONFIG=${1:?$USAGE} GPUS=${2:?$USAGE}
-printf -v PACL_COMMAND '%q ' "$0" "$@"
-export PACL_COMMAND
+export PACL_COMMAND=${PACL_COMMAND:-$(printf '%q ' "$0" "$@")}
 # Processes that are started again would otherwise read in torchrun's store the addresses
 # of those that are gone (PyTorch 2.11).
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1

@@ -5,8 +5,7 @@
 set -euo pipefail
 USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of train.py]'
 PARTITION=${1:?$USAGE} JOB_NAME=${2:?$USAGE} CONFIG=${3:?$USAGE}
-printf -v PACL_COMMAND '%q ' "$0" "$@"
-export PACL_COMMAND
+export PACL_COMMAND=${PACL_COMMAND:-$(printf '%q ' "$0" "$@")}
 shift 3
 GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-4}

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -16,6 +17,7 @@ from pacl_mmseg.apis.checking import check_config
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.segmentors.decoding import Decoding
+from pacl_mmseg.paths import CONFIGS
 from pacl_mmseg.registry import kind_of
 from pacl_mmseg.utils.names import did_you_mean
 
@@ -33,13 +35,18 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and apply ``--cfg-options`` to it.
 
     Args:
-        path: Config file, or ``package::file``.
+        path: Config file, or ``package::file``. ``configs/...`` that is not below the
+            working directory is the file that this package has installed.
         options: See :func:`apply_options`.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no config; or see :func:`apply_options`.
     """
+    installed = CONFIGS.parent / path
+    named = Path(path).parts[:1] == ('configs',) and not Path(path).exists()
+    if named and installed.is_file():
+        path = str(installed)
     try:
         config = unformatted(Config.fromfile(path))
     except (SyntaxError, NameError, LookupError, AttributeError, TypeError) as error:
