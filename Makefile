@@ -5,7 +5,7 @@ STACK ?= onedl
 VENV ?= $(if $(filter mmlab,$(STACK)),.venv_mmlab,.venv)
 PIP = $(VENV)/bin/pip install -c constraints.txt
 
-.PHONY: quickstart test install clean
+.PHONY: quickstart test docs install clean
 
 quickstart: install
 	$(VENV)/bin/python tools/quickstart.py
@@ -14,6 +14,9 @@ test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+docs: install
+	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs
 
 install: $(VENV)/.installed
 
@@ -26,8 +29,8 @@ ifeq ($(STACK),mmlab)
 	$(PIP) torch torchvision 'setuptools<81' wheel ninja
 	CUDA_VISIBLE_DEVICES= CFLAGS='-O0 -g0' $(PIP) --no-build-isolation mmcv
 endif
-	MMCV_WITH_OPS=0 $(PIP) -e '.[$(STACK),nouns,data,tensorboard,tests]'
+	MMCV_WITH_OPS=0 $(PIP) -e '.[$(STACK),nouns,data,tensorboard,tests,docs]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv_mmlab work_dirs
+	rm -rf .venv .venv_mmlab work_dirs build/docs

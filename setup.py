@@ -95,6 +95,7 @@ setup(
         # MMSeg's converter of Cityscapes calls (it brings along an obsolete `typing`).
         'data': ['pycocotools', 'cityscapesscripts'],
         'tensorboard': ['tensorboard'],  # curves and pictures of a training run
+        'docs': ['sphinx', 'furo', 'myst-parser'],  # `make docs`
         'tests': ['pytest', 'ruff', 'pycocotools', 'tensorboard'],
     },
 )

@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in README.md and docs/ is tried.
+"""Every command and every piece of Python in README.md and the other pages is tried.
 
 Shell blocks run in bash in a checkout with made data, in which a recorder stands for
 the programs that install, download or start Python. What they would have started is
@@ -32,7 +32,10 @@ from tensorboard.program import TensorBoard
 import pacl_cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md')),
+    *sorted((ROOT / 'docs').rglob('*.md')),
+]
 BLOCK = re.compile(
     r'(?:<!-- not run: (?P<reason>[^>]+) -->\n)?'
     r'^```(?P<language>\w*)\n(?P<text>.*?)^```$',
@@ -326,9 +329,10 @@ def test_what_is_not_run_says_why():
 
 
 def test_options_of_the_table_change_what_is_there(checkout):
-    """The README's table of ``--cfg-options``, on the config that it is about."""
+    """docs/training.md's table of ``--cfg-options``, on the config that it is about."""
     table = re.search(
-        r'\| `--cfg-options` \|\n\|[-|]+\n((?:\|.*\n)+)', PAGES[0].read_text()
+        r'\| `--cfg-options` \|\n\|[-|]+\n((?:\|.*\n)+)',
+        (ROOT / 'docs' / 'training.md').read_text(),
     )[1]
     train = load('tools/train.py')
     for row in table.splitlines():
@@ -346,6 +350,25 @@ def test_options_of_the_table_change_what_is_there(checkout):
                 assert at(changed, key) is not None, word
                 parent = at(Config.fromfile(config), key.rpartition('.')[0])
                 assert parent, word
+
+
+LINK = re.compile(r'\[[^]]+\]\(([^)#\s]*)(?:#([^)\s]+))?\)')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Files, and headings by GitHub's names for them."""
+    for file, heading in LINK.findall(page.read_text()):
+        if re.match(r'https?:', file):
+            continue
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        if heading:
+            titles = re.findall(r'^#+ (.+)$', target.read_text(), re.MULTILINE)
+            names = [
+                re.sub(r'[^\w\- ]', '', t.lower()).replace(' ', '-') for t in titles
+            ]
+            assert heading in names, (file, heading)
 
 
 def at(config: Config, key: str) -> object:

@@ -30,13 +30,13 @@ ALL_SETS = 'classification'
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate methods on benchmarks')
     parser.add_argument(
-        '--methods', nargs='+', required=True, help='e.g. pacl clip (README has all)'
+        '--methods', nargs='+', required=True, help='e.g. pacl clip (docs/benchmark.md)'
     )
     parser.add_argument(
         '--benchmarks',
         nargs='+',
         required=True,
-        help='e.g. voc20 (README has all), or those of whole images '
+        help='e.g. voc20 (docs/evaluation.md), or those of whole images '
         '(docs/classification.md)',
     )
     parser.add_argument(

@@ -2,8 +2,8 @@
 
     python tests/parity/make_goldens.py sclip /path/to/a/clone/of/SCLIP
 
-writes ``sclip.npz`` beside this file; README.md has the repositories. The clone's own
-files do the work. Replaced are only: the download of weights (by the tiny seeded
+writes ``sclip.npz`` beside this file; docs/parity.md has the repositories. The clone's
+own files do the work. Replaced are only: the download of weights (by the tiny seeded
 model), CUDA and half precision (by float32 on the CPU), modules of MMCV 1 and MMSeg 0
 (by the same ones of today's MMCV, MMEngine and MMSeg), and ClearCLIP's unused imports.
 """
