@@ -6,6 +6,7 @@ A server that has imported everything forks each of them (multiprocessing's
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.connection
 import os
 import runpy
@@ -121,6 +122,7 @@ def _child(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    gc.freeze()  # as conftest.py does
     function(*arguments)
 
 
