@@ -18,4 +18,12 @@ from pacl_mmseg.version import __version__  # noqa: E402
 
 register_at_root()
 
-__all__ = ['__version__']
+__all__ = ['Segmenter', '__version__']
+
+
+def __getattr__(name: str) -> object:
+    if name != 'Segmenter':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from pacl_mmseg.apis.segmenter import Segmenter
+
+    return Segmenter

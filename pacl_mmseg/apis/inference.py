@@ -73,7 +73,7 @@ def init_model(
 
 
 def set_vocabulary(
-    model: EncoderDecoder,
+    model: EncoderDecoder | mmseg.apis.MMSegInferencer,
     vocabulary: Sequence[str | Sequence[str]] | None = None,
     dataset_name: str | None = None,
     templates: str | Sequence[str] | None = None,
@@ -84,12 +84,18 @@ def set_vocabulary(
     background.
 
     Args:
-        model: A segmentor with a :class:`ZeroShotTextHead`, e.g. from ``init_model``.
+        model: A segmentor with a :class:`ZeroShotTextHead`, e.g. from ``init_model``,
+            or an ``MMSegInferencer`` that has one, MMSeg's own or :class:`Inferencer`,
+            whose pictures then show these classes.
         vocabulary, dataset_name, templates: See :class:`ZeroShotTextHead`.
 
     Raises:
         TypeError: The model has another head.
     """
+    if isinstance(model, mmseg.apis.MMSegInferencer):
+        set_vocabulary(model.model, vocabulary, dataset_name, templates)
+        model.visualizer.dataset_meta = model.model.dataset_meta
+        return
     head = model.decode_head
     if not isinstance(head, ZeroShotTextHead):
         raise TypeError(

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
 
 def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint with ``torch.load(weights_only=True)``.
+    """Read a checkpoint with ``torch.load(weights_only=True)``, or a safetensors file.
 
     MMEngine's own runner pickles log buffers into its files; those are refused too, and
     load with its own runner.
@@ -37,17 +38,20 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu') -> dict[str, Any]
             'tools/train.py wrote.'
         )
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-                # torch.load goes by these, too, which have no checksum.
-                odd = (
-                    i.compress_size != i.file_size or i.external_attr
-                    for i in archive.infolist()
-                )
-            if broken or any(odd):
-                raise zipfile.BadZipFile('another checksum, or header')
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        if path.endswith('.safetensors'):
+            checkpoint = dict(state_dict=load_file(path, str(map_location)))
+        else:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    broken = archive.testzip()
+                    # torch.load goes by these, too, which have no checksum.
+                    odd = (
+                        i.compress_size != i.file_size or i.external_attr
+                        for i in archive.infolist()
+                    )
+                if broken or any(odd):
+                    raise zipfile.BadZipFile('another checksum, or header')
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise RuntimeError(
             f'{path} holds pickled objects beside tensors, or is no checkpoint; it was '

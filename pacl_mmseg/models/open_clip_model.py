@@ -15,6 +15,7 @@ from open_clip.tokenizer import HFTokenizer
 
 from pacl_mmseg.models.open_clip_weights import load_weights
 from pacl_mmseg.models.timm_model import is_timm, timm_preprocess_config
+from pacl_mmseg.utils.hub import hub
 from pacl_mmseg.utils.names import check_name, did_you_mean
 
 # Its table of text towers lacks T5, whose names are those of mT5, which it has.
@@ -105,9 +106,10 @@ def build_open_clip(
     if pretrained is not None and not is_file:
         _check_tag(model, pretrained)
         try:
-            return open_clip.create_model(
-                model, pretrained=pretrained, force_custom_text=True
-            )
+            with hub():
+                return open_clip.create_model(
+                    model, pretrained=pretrained, force_custom_text=True
+                )
         except Exception as error:  # network, hub and file errors of many types
             raise RuntimeError(
                 f'The {pretrained!r} weights of {name} could not be fetched '

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmseg.utils import get_classes
 from mmseg.utils.class_names import dataset_aliases
 from open_clip import IMAGENET_CLASSNAMES
 
 from pacl_mmseg.utils.names import check_name
+from pacl_mmseg.visualization.palette import palette
 
 _DATA = Path(__file__).parent
 
@@ -85,9 +85,7 @@ class Vocabulary:
     @property
     def dataset_meta(self) -> dict[str, Any]:
         """``classes`` and a ``palette``, as MMSeg's models carry them."""
-        random = np.random.default_rng(0)
-        palette = random.integers(256, size=(len(self.classes), 3)).tolist()
-        return dict(classes=self.classes, palette=palette)
+        return dict(classes=self.classes, palette=palette(self.classes).tolist())
 
     @classmethod
     def from_dataset(cls, name: str) -> Vocabulary:

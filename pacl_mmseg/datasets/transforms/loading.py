@@ -18,7 +18,7 @@ from open_clip.transform import (
     PreprocessCfg,
     image_transform_v2,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torchvision.transforms import CenterCrop, Normalize, RandomResizedCrop, Resize, v2
 
@@ -43,9 +43,8 @@ class LoadPILImage(BaseTransform):
     JPEG, PNG, WebP, BMP, GIF and TIFF files are taken, also under another's name.
     Grayscale, CMYK, palette and other images become RGB; transparent ones are laid over
     white; 16-bit ones are scaled to 8 bits. Of an animation the first frame is taken.
-    The EXIF orientation is not applied, as open_clip does not
-    apply it. Unlike mmcv's loader, a truncated file is an error, not an image
-    with a grey rest.
+    The EXIF orientation is not applied by default, as open_clip does not apply it.
+    Unlike mmcv's loader, a truncated file is an error, not an image with a grey rest.
 
     A sample whose image is no file here, damaged or too large is counted and dropped
     (``None`` is returned). How large it is, its first bytes say: nothing is decoded. At
@@ -71,6 +70,8 @@ class LoadPILImage(BaseTransform):
         max_pixels: Images of more are dropped. Defaults to 50 million. (Pillow
             itself refuses 179 million.)
         max_bytes: Files of more are dropped. Defaults to 32 MiB.
+        orient: Turn and mirror images as their EXIF orientation says. Defaults to
+            False.
 
     Raises:
         ValueError: If an argument is not one of the above.
@@ -82,6 +83,7 @@ class LoadPILImage(BaseTransform):
         jpeg_decoder: str = 'pillow',
         max_pixels: int = 50_000_000,
         max_bytes: int = 2**25,
+        orient: bool = False,
     ) -> None:
         if min_size is not None and min_size < 1:
             raise ValueError(f'min_size must be positive or None, got {min_size}')
@@ -110,6 +112,7 @@ class LoadPILImage(BaseTransform):
         self.jpeg_decoder = jpeg_decoder
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
+        self.orient = orient
         self.counts = sample_counts
 
     def transform(self, results: dict) -> dict | None:
@@ -126,7 +129,7 @@ class LoadPILImage(BaseTransform):
             self.counts.add('oversized_file', name)
             return None
         try:
-            image, size, converted = self._decode(data)
+            image, size, converted = self.decode(data)
         except Image.DecompressionBombError as error:
             self.counts.add('oversized_image', f'{name} ({error})')
             return None
@@ -140,7 +143,7 @@ class LoadPILImage(BaseTransform):
         results['ori_shape'] = size[::-1]
         return results
 
-    def _decode(self, data: bytes) -> tuple[np.ndarray, tuple[int, int], bool]:
+    def decode(self, data: bytes) -> tuple[np.ndarray, tuple[int, int], bool]:
         """Decode to RGB (uint8, H x W x 3).
 
         Returns:
@@ -149,6 +152,7 @@ class LoadPILImage(BaseTransform):
 
         Raises:
             Image.DecompressionBombError: The image has too many pixels.
+            Exception: The file is damaged, or of another kind.
         """
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         size = image.size
@@ -162,7 +166,7 @@ class LoadPILImage(BaseTransform):
             if self.min_size is not None:
                 image.draft(None, (self.min_size, self.min_size))
             whole = image.mode == 'RGB' and image.size == size
-            if whole and self.jpeg_decoder == 'torchvision':
+            if whole and self.jpeg_decoder == 'torchvision' and not self.orient:
                 with suppress(Exception):  # damaged files, a build without libjpeg
                     return _decode_jpeg(data), size, False
         else:
@@ -170,16 +174,18 @@ class LoadPILImage(BaseTransform):
             image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         with image:
             image.load()
+            if self.orient:
+                image = ImageOps.exif_transpose(image)
             plain = image.mode == 'RGB' and 'transparency' not in image.info
             # A copy, because Pillow's own array is read-only.
-            pixels = np.array(image if plain else _to_rgb(image))
+            pixels = np.array(image if plain else to_rgb(image))
             return pixels, size, not plain
 
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(min_size={self.min_size}, '
             f'jpeg_decoder={self.jpeg_decoder!r}, max_pixels={self.max_pixels}, '
-            f'max_bytes={self.max_bytes})'
+            f'max_bytes={self.max_bytes}, orient={self.orient})'
         )
 
 
@@ -203,7 +209,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     return decoded.permute(1, 2, 0).numpy()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB; a transparent one over white."""
     if image.mode.startswith('I'):  # 'I;16' and its byte orders, or 32-bit 'I'
         # Such files hold 16-bit values; Pillow's own conversion would clip them.
         wide = np.asarray(image).astype(np.float32).clip(0, 65535)

@@ -21,6 +21,7 @@ from pacl_mmseg.models.losses.info_nce import (
 from pacl_mmseg.models.text_encoders import (
     OpenCLIPTextEncoder,
     TextBank,
+    TextMemory,
     build_text_bank,
     project_texts,
 )
@@ -119,6 +120,7 @@ class ZeroShotTextHead(BaseDecodeHead):
         self.logit_scale = _resolve_scale(logit_scale, encoder)
         self.vocabulary = names
         self.templates = get_templates(templates)
+        self.text_memory: TextMemory | None = None  # in place of files
         self._bank: tuple[tuple, TextBank] | None = None
         self._words: tuple[tuple, Tensor] | None = None
         self.register_load_state_dict_post_hook(_forget_texts)
@@ -145,12 +147,15 @@ class ZeroShotTextHead(BaseDecodeHead):
         """Embeddings of the current vocabulary, computed once."""
         key = self._bank_key
         if self._bank is None or self._bank[0] != key:
-            bank = build_text_bank(
-                self.text_encoder,
-                self.vocabulary,
-                self.templates,
-                self.text_projector,
-            )
+            if self.text_memory is not None:
+                bank = self.text_memory.bank(self.vocabulary, self.templates)
+            else:
+                bank = build_text_bank(
+                    self.text_encoder,
+                    self.vocabulary,
+                    self.templates,
+                    self.text_projector,
+                )
             self._bank = (key, bank)
         return self._bank[1]
 

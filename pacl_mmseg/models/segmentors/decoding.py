@@ -116,6 +116,7 @@ class Decoding:
     pamr: Mapping | None = None
     present_classes: bool = False
     keep_scores: bool = False
+    keep_maps: bool = False
     keep_tokens: bool = False
     temporal: TemporalAverage | None = None
     token_labels: bool = False

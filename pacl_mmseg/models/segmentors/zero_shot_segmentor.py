@@ -61,6 +61,9 @@ class ZeroShotSegmentor(EncoderDecoder):
               any, is that of the standard prediction.
             - ``keep_scores`` (bool): also keep the log-probabilities of all classes at
               full resolution, which test-time augmentation averages.
+            - ``keep_maps`` (bool): also keep what those are computed from, at token
+              resolution: ``score_maps``, a :class:`ScoreMaps` and the
+              :class:`Classifier` of its blocks.
             - ``keep_tokens`` (bool): also keep the tokens that are compared with texts;
               of whole images, for :class:`~pacl_mmseg.evaluation.GroupingJaccard`.
             - ``temporal``: arguments of :class:`~pacl_mmseg.models.segmentors.temporal.
@@ -138,6 +141,8 @@ class ZeroShotSegmentor(EncoderDecoder):
                 if decoding.temporal is not None:
                     self._average_over_time(maps, decoding, sample)
                 jobs = self._segment(maps, bank, decoding, sample)
+                if decoding.keep_maps:
+                    sample.set_field((maps, jobs['pred_sem_seg']), 'score_maps')
                 if decoding.token_labels:
                     self._label_tokens(of_windows[0], image, jobs, decoding, sample)
         if tokens is not None:

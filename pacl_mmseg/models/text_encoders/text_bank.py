@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,13 +89,56 @@ def build_text_bank(
         dims = encoder.embed_dims if projector is None else projector.out_channels
         embeddings = _read(path, (len(vocabulary.names), dims))
         if embeddings is None:
-            embeddings = _encode(*content)
+            embeddings = _announced(*content)
             _write(path, embeddings)
     else:
-        embeddings = _encode(*content)
+        embeddings = _announced(*content)
     device = next(encoder.parameters()).device
     class_of = torch.tensor(vocabulary.class_of, device=device)
     return TextBank(embeddings.to(device), class_of, len(vocabulary.classes))
+
+
+class TextMemory:
+    """Embeddings of single names in memory, and nothing on disk.
+
+    For vocabularies that change from call to call, such as those that people type.
+
+    Args:
+        encoder, projector: See :func:`build_text_bank`; their weights do not change.
+        size: Names that are kept, those used last.
+    """
+
+    def __init__(
+        self,
+        encoder: OpenCLIPTextEncoder,
+        projector: PatchEmbedder | None = None,
+        size: int = 10_000,
+    ) -> None:
+        self.encoder = encoder
+        self.projector = projector
+        self.size = size
+        self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def bank(self, vocabulary: Vocabulary, templates: Sequence[str]) -> TextBank:
+        """As :func:`build_text_bank`; names that are kept are not encoded again."""
+        device = next(self.encoder.parameters()).device
+        templates, kept = tuple(templates), self._kept
+        keys = {name: (name, templates, device) for name in vocabulary.names}
+        new = [name for name, key in keys.items() if key not in kept]
+        if new:
+            rows = _encode(self.encoder, new, templates, self.projector)
+            kept.update(
+                (keys[name], row.clone()) for name, row in zip(new, rows, strict=True)
+            )
+        for key in keys.values():
+            kept.move_to_end(key)
+        embeddings = torch.stack([kept[keys[name]] for name in vocabulary.names])
+        while len(kept) > self.size:
+            kept.popitem(last=False)
+        class_of = torch.tensor(vocabulary.class_of, device=device)
+        return TextBank(embeddings, class_of, len(vocabulary.classes))
 
 
 def project_texts(projector: PatchEmbedder, embeddings: Tensor) -> Tensor:
@@ -111,6 +155,20 @@ def project_texts(projector: PatchEmbedder, embeddings: Tensor) -> Tensor:
     return F.normalize(projector.embed(embeddings).float(), dim=-1)
 
 
+def _announced(
+    encoder: OpenCLIPTextEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    *args: PatchEmbedder | None,
+) -> Tensor:
+    print_log(
+        f'Encoding {len(names) * len(templates):,} prompts ({len(names)} names x '
+        f'{len(templates)} templates)',
+        logger='current',
+    )
+    return _encode(encoder, names, templates, *args)
+
+
 def _encode(
     encoder: OpenCLIPTextEncoder,
     names: Sequence[str],
@@ -118,11 +176,6 @@ def _encode(
     projector: PatchEmbedder | None,
 ) -> Tensor:
     """Unit-length float32 embeddings ``(len(names), D)``."""
-    print_log(
-        f'Encoding {len(names) * len(templates):,} prompts ({len(names)} names x '
-        f'{len(templates)} templates)',
-        logger='current',
-    )
     device = next(encoder.parameters()).device
     step = max(encoder.batch_size // len(templates), 1)
     parts = [names[start : start + step] for start in range(0, len(names), step)]

@@ -1,0 +1,52 @@
+"""The Hugging Face hub without waiting for it in vain."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants
+
+# Seconds; a name that is not found or a refused connection is known at once.
+_PATIENCE = 4
+
+
+@contextmanager
+def hub() -> Iterator[None]:
+    """Where the hub cannot be reached, files come from its cache alone.
+
+    ``huggingface_hub`` tries again and again for three quarters of a minute for each
+    file that is not in its cache. Here one request says whether that is of use.
+    """
+    if constants.HF_HUB_OFFLINE or _reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _reachable() -> bool:
+    """Whether anything answers, through the environment's proxy if it has one."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(constants.ENDPOINT, method='HEAD')
+        try:
+            urllib.request.urlopen(request, timeout=_PATIENCE).close()
+        except urllib.error.HTTPError:
+            pass  # an answer, too
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    # Looking up a name takes its own time, whatever the timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return answered.is_set()
