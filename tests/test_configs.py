@@ -146,3 +146,15 @@ def test_a_config_without_validation_lacks_no_data():
     assert config.get('val_dataloader') is None
     assert missing_data(config, 'val_dataloader') is None
     assert 'exists' in missing_data(config, 'train_dataloader')
+
+
+def test_images_to_train_on_are_not_looked_for(tmp_path):
+    """Some may be lacking, and all of them where their tokens are cached."""
+    config = load_config(CONFIGS / 'pacl_vitb16_coco_cached.py')
+    data = config.train_dataloader.dataset.dataset
+    data.data_root = str(tmp_path)
+    assert data.ann_file in missing_data(config, 'train_dataloader')
+    path = tmp_path / data.ann_file
+    path.parent.mkdir()
+    path.touch()
+    assert missing_data(config, 'train_dataloader') is None

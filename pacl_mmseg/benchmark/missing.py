@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 from huggingface_hub import try_to_load_from_cache
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
@@ -28,9 +29,10 @@ _HUB_NAMES = (
 def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     """Why a loader's files cannot be read, or None.
 
-    Of segmentation data every image and mask is looked for, or those of the dataset's
-    ``indices``; whether they are right, and those of the official split, is what
-    ``tools/check_data.py`` says.
+    Every image and mask of a test is looked for, or those of the dataset's ``indices``;
+    whether those of segmentation are right, and those of the official split, is what
+    ``tools/check_data.py`` says. Of images with captions to train on, only the folder
+    and the list are.
 
     Raises:
         ValueError: There are fewer images than ``indices`` want.
@@ -46,32 +48,50 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         return None
     root = dataset.get('data_root') or ''
     store = (dataset.get('backend_args') or {}).get('backend', 'local')
-    if '://' in root or store != 'local':
+    if not root or '://' in root or store != 'local' or dataset.get('download'):
         return None
-    kind = DATASETS.get(str(dataset.get('type')))
-    segmentation = kind is not None and issubclass(kind, BaseSegDataset)
-    parts = [*(dataset.get('data_prefix') or {}).values(), dataset.get('ann_file')]
-    wanted = [os.path.join(root, part) for part in parts if part and segmentation]
+    kind = DATASETS.get(str(dataset.get('type'))) or object
+    segmentation = issubclass(kind, BaseSegDataset)
     what = (not segmentation and cfg.get('benchmark')) or dataset.get('type')
-    for place in [root, *wanted] if root else ():
-        if not os.path.exists(place):
-            return (
-                f'{place} does not exist: put the {what} there, or set '
-                f'{path}.data_root to where it is (or --data-root to the folder that '
-                'has all benchmarks).'
-            )
+    remedy = 'tools/check_data.py says what to do.'
     if not segmentation:
+        remedy = 'docs/classification.md says what belongs there.'
+
+    def lacking(place: str) -> str:
+        return (
+            f'{place} does not exist: put the files of {what} into {root}, or set '
+            f'{path}.data_root to where they are (or --data-root to the folder that '
+            'has all benchmarks).'
+        )
+
+    # Images with captions to train on are too many, those that cannot be read are
+    # skipped, and of cached tokens there need be none.
+    trained = loader == 'train_dataloader' and not segmentation
+    prefix = {} if trained else dataset.get('data_prefix') or {}
+    parts = [*([prefix] if isinstance(prefix, str) else prefix.values())]
+    # MMPretrain's CIFAR10 looks into a folder of this name, and does not say so.
+    parts += [dataset.get('ann_file'), getattr(kind, 'base_folder', None)]
+    for place in [root, *(os.path.join(root, part) for part in parts if part)]:
+        if not os.path.exists(place):
+            return lacking(place)
+    if trained or not issubclass(kind, BaseDataset):
         return None
-    records = open_dataset(dataset).load_data_list()
+    try:
+        records = open_dataset(dict(dataset, pipeline=[])).load_data_list()
+    except FileNotFoundError as error:
+        return lacking(error.filename) if error.filename else str(error)
+    except (RuntimeError, AssertionError) as error:  # as MMPretrain's data sets say it
+        reason = ' '.join(str(error).split()).rstrip('.')
+        return f'{root} is not {what} as {dataset.type} reads it ({reason}): {remedy}'
     if not records:
-        return f'{root} has no images: tools/check_data.py says what to do.'
+        return f'{root} has no images: {remedy}'
     records = chosen(records, dataset.get('indices'))
     files = [r[k] for r in records for k in ('img_path', 'seg_map_path') if k in r]
-    lacking = [file for file in files if not has_content(file)]
-    if lacking:
+    absent = [file for file in files if not has_content(file)]
+    if absent:
         return (
-            f'{len(lacking)} of {len(files)} images and masks in {root} are not there '
-            f'or empty, the first is {lacking[0]}: tools/check_data.py says what to do.'
+            f'{len(absent)} of {len(files)} images and masks in {root} are not there '
+            f'or empty, the first is {absent[0]}: {remedy}'
         )
     return None
 

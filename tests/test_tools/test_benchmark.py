@@ -197,7 +197,7 @@ def test_whole_images(benchmark, tmp_path, capsys):
     dry_run(benchmark, '--methods', 'clip', 'clip_mean', *everything)
     out = capsys.readouterr().out
     assert 'eurosat/clip_mean: something is missing' in out
-    assert f'{tmp_path}/imagenet does not exist: put the imagenet there' in out
+    assert f'{tmp_path}/imagenet does not exist: put the files of imagenet into' in out
 
 
 def test_launchers(monkeypatch):

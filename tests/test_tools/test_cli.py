@@ -235,7 +235,7 @@ def test_input_that_is_not_there(run, tmp_path):
     options = ['--cfg-options', 'model.encoder.pretrained=None']
     assert 'cc12m' in run('train', 'configs/pacl_vitb16_cc12m.py', *options)
     sentence = run('test', 'configs/pacl_voc21.py')
-    assert 'set test_dataloader.dataset.data_root to where it is' in sentence
+    assert 'set test_dataloader.dataset.data_root to where they are' in sentence
     sentence = run('test', PACL, str(tmp_path / 'no.pth'))
     assert 'There is no checkpoint' in sentence
 
