@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cli
+import numpy as np
 from mmengine.config import ConfigDict
 
 
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
                 f'--{option.replace("_", "-")} is for segmentations; this config '
                 'classifies whole images.'
             )
-    if kind_of(cfg.get('test_cfg')) == 'RetrievalTestLoop' and args.launcher != 'none':
+    retrieval = kind_of(cfg.get('test_cfg')) == 'RetrievalTestLoop'
+    if retrieval and args.launcher != 'none':
         raise ValueError(
             'Retrieval compares all images with all captions in one process: leave out '
             '--launcher.'
@@ -100,6 +102,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
         cfg[key] = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if retrieval:
+        images = runner.test_loop.dataloader.dataset.img_size
+        metrics = runner.test_loop.evaluator.metrics
+        largest = max(int(np.max(getattr(metric, 'topk', 1))) for metric in metrics)
+        if images < largest:
+            raise ValueError(
+                f'R@{largest} needs {largest} images, and these are {images}: take '
+                'more, or set test_evaluator.topk to smaller numbers.'
+            )
     if args.out:
         classes = runner.test_loop.dataloader.dataset.metainfo['classes']
         if len(classes) > 254:

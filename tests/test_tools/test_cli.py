@@ -246,6 +246,12 @@ def test_options_of_segmentations(run, option):
     assert sentence.startswith(f'{option.partition("=")[0]} is for segmentations')
 
 
+def test_recall_of_more_images_than_there_are(run):
+    config = 'configs/retrieval/pacl_small_world.py'
+    sentence = run('test', config, '--subset', '9')
+    assert sentence.startswith('R@10 needs 10 images, and these are 9: take more')
+
+
 def test_no_vocabulary(run):
     options = ['--cfg-options', 'model.decode_head.dataset_name=None']
     assert run('test', CLIP, *options) == 'Give either vocabulary or dataset_name.'
