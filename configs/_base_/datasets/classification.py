@@ -16,10 +16,10 @@ test_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-# Top-1 and top-5; and recall averaged over classes ("mean per class"), which CLIP's
-# paper reports of Caltech101, FGVCAircraft, Flowers102 and OxfordIIITPet.
+# Top-1 and top-5; and "mean per class", which CLIP's paper reports of Caltech101,
+# FGVCAircraft, Flowers102 and OxfordIIITPet.
 test_evaluator = [
     dict(type='mmpretrain.Accuracy', topk=(1, 5), thrs=None),
-    dict(type='mmpretrain.SingleLabelMetric', items=('recall',), thrs=None),
+    dict(type='MeanClassAccuracy'),
 ]
 test_cfg = dict(type='TestLoop')
