@@ -8,7 +8,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from pacl_mmseg.apis.config import apply_options, load_config
-from pacl_mmseg.benchmark.methods import CLASSIFIERS, IMAGE_LEVEL, METHODS
+from pacl_mmseg.benchmark.methods import (
+    CLASSIFIERS,
+    ENCODERS,
+    HAVE,
+    IMAGE_LEVEL,
+    METHODS,
+    Method,
+)
 from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS, apply_protocol
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.paths import CONFIGS
@@ -16,7 +23,6 @@ from pacl_mmseg.utils.names import check_name
 
 SMALL_WORLD = 'small_world'
 BENCHMARKS = (*REAL_BENCHMARKS, SMALL_WORLD)
-ENCODERS = ('vitb16', 'vitl14', 'rn50', 'dino_vitb16')
 
 
 def compose(
@@ -40,13 +46,14 @@ def compose(
 
     Raises:
         ValueError: Unknown name; the message suggests the nearest. Or the encoder lacks
-            what makes the method.
+            what the method takes of it.
     """
     check_name('encoder', encoder, ENCODERS)
     if benchmark in IMAGE_LEVEL:
         check_name('method for whole images', method, CLASSIFIERS)
         if benchmark.startswith(SMALL_WORLD):
-            _check_encoder(encoder)
+            _check_own_encoder(encoder)
+        _check_encoder(method, CLASSIFIERS, encoder)
         path = str(CONFIGS / IMAGE_LEVEL[benchmark])
         cfg = load_config(path, CLASSIFIERS[method].options)
         _use_encoder(cfg.model, encoder)
@@ -55,8 +62,9 @@ def compose(
     check_name('method', method, METHODS)
     check_name('benchmark', benchmark, BENCHMARKS)
     if benchmark == SMALL_WORLD:
-        _check_encoder(encoder)
+        _check_own_encoder(encoder)
         return load_config(str(CONFIGS / SMALL_WORLD / f'{method}.py'), options)
+    _check_encoder(method, METHODS, encoder)
     bases = [
         CONFIGS / '_base_' / 'models' / f'{method}_vitb16.py',
         CONFIGS / '_base_' / 'datasets' / f'{benchmark}.py',
@@ -70,9 +78,19 @@ def compose(
     return cfg
 
 
-def _check_encoder(encoder: str) -> None:
+def _check_own_encoder(encoder: str) -> None:
     if encoder != ENCODERS[0]:
         raise ValueError(f'{SMALL_WORLD} has its own encoder: leave --encoder out.')
+
+
+def _check_encoder(method: str, known: Mapping[str, Method], encoder: str) -> None:
+    takes = known[method].takes
+    if encoder not in HAVE[takes]:
+        able = [name for name, other in known.items() if encoder in HAVE[other.takes]]
+        raise ValueError(
+            f'{method} takes {takes}, which {encoder} does not have: {encoder} runs '
+            f'{", ".join(able)}, and {method} runs on {", ".join(HAVE[takes])}.'
+        )
 
 
 def _use_encoder(model: ConfigDict, encoder: str) -> None:
@@ -87,11 +105,6 @@ def _use_encoder(model: ConfigDict, encoder: str) -> None:
         Config.fromfile(CONFIGS / '_base_' / 'models' / f'pacl_{name}.py').model
         for name in (encoder, ENCODERS[0])
     )
-    if theirs.backbone.type == 'TimmTower' and not model.get('neck'):
-        raise ValueError(
-            f'The tokens of {encoder} are in no space of texts: only methods with a '
-            'trained embedder, such as pacl, take this encoder.'
-        )
     changed = {k: v for k, v in model.backbone.items() if ours.backbone.get(k) != v}
     model.encoder = theirs.encoder
     model.backbone = ConfigDict(theirs.backbone, **changed)

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ENCODERS = ('vitb16', 'vitl14', 'rn50', 'dino_vitb16')
+# What a method takes of an image encoder, and those that have it.
+LAST_BLOCK = 'the attention of the last block of a CLIP ViT'
+TEXT_SPACE = 'image tokens in the space of the texts'
+ANY_TOKENS = 'any image tokens'
+HAVE = {
+    LAST_BLOCK: ENCODERS[:2],
+    TEXT_SPACE: ENCODERS[:3],
+    ANY_TOKENS: ENCODERS,  # a trained embedder brings them to the texts
+}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -13,21 +24,23 @@ class Method:
 
     Args:
         title: Its name in tables.
+        takes: Of an image encoder, a key of :data:`HAVE`.
         trained: Whether it has parts of its own, which come from a checkpoint.
         options: Of a classifier, what it changes in PACL's configs.
     """
 
     title: str
+    takes: str = ANY_TOKENS
     trained: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS = dict(
-    clip=Method('CLIP'),
-    maskclip=Method('MaskCLIP'),
-    sclip=Method('SCLIP'),
-    clearclip=Method('ClearCLIP'),
-    naclip=Method('NACLIP'),
+    clip=Method('CLIP', TEXT_SPACE),
+    maskclip=Method('MaskCLIP', LAST_BLOCK),
+    sclip=Method('SCLIP', LAST_BLOCK),
+    clearclip=Method('ClearCLIP', LAST_BLOCK),
+    naclip=Method('NACLIP', LAST_BLOCK),
     pacl=Method('PACL', trained=True),
     clippy=Method('CLIPpy pooling', trained=True),
     nms05=Method('NMS05 pooling', trained=True),
@@ -41,6 +54,7 @@ _CLIP = {
 CLASSIFIERS = dict(
     clip=Method(
         'CLIP (class token)',
+        TEXT_SPACE,
         options={
             **_CLIP,
             'model.backbone.output_cls_token': True,
@@ -49,6 +63,7 @@ CLASSIFIERS = dict(
     ),
     clip_mean=Method(
         'CLIP (mean patch)',
+        TEXT_SPACE,
         options={**_CLIP, 'model.decode_head.compatibility.mode': 'mean'},
     ),
     pacl=Method('PACL φ', trained=True),

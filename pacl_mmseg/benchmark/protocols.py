@@ -374,9 +374,7 @@ def format_protocol(protocol: Mapping[str, Any]) -> str:
     if p['same_as']:
         title += f' (here the same as {", ".join(p["same_as"])})'
     if p['differs']:
-        differs = (
-            f'{k} {in_words(p[k])} for {in_words(v)}' for k, v in p['differs'].items()
-        )
+        differs = (_difference(k, p[k], v) for k, v in p['differs'].items())
         title += f' ({p["nearest"]}, but {", ".join(differs)})'
     settings = [
         f'{name} {in_words(p[name])}'
@@ -393,6 +391,14 @@ def format_protocol(protocol: Mapping[str, Any]) -> str:
     lines = ([p['weights'], p['precision']], settings)
     texts = (', '.join(filter(None, line)) for line in lines)
     return '\n  '.join([f'protocol {title}', *texts])
+
+
+def _difference(name: str, here: Any, there: Any) -> str:
+    if here is None:
+        return f'no {name} where it has {in_words(there)}'
+    if there is None:
+        return f'{name} {in_words(here)} where it has none'
+    return f'{name} {in_words(here)} for {in_words(there)}'
 
 
 def in_words(value: Any) -> str:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from pacl_mmseg.benchmark import ENCODERS, compose, read_protocol
+from pacl_mmseg.apis.checking import check_config
+from pacl_mmseg.benchmark import (
+    ENCODERS,
+    METHODS,
+    compose,
+    format_protocol,
+    read_protocol,
+)
 from pacl_mmseg.benchmark.protocols import REAL_BENCHMARKS
 from pacl_mmseg.benchmark.tables import table_row
 from pacl_mmseg.models.encoder import hand_over
@@ -31,14 +38,21 @@ def test_training_free_methods_keep_what_makes_them():
     assert model.backbone == compose('sclip', 'voc21').model.backbone
     clip = compose('clip', 'voc21', encoder='rn50').model.backbone
     assert clip == dict(type='CLIPResNet', output='projection')
-    with pytest.raises(ValueError, match="CLIPResNet has no option 'dense_attention'"):
-        compose('sclip', 'voc21', encoder='rn50')
-    with pytest.raises(ValueError, match='dino_vitb16 are in no space of texts: only'):
-        compose('clip', 'voc21', encoder='dino_vitb16')
     with pytest.raises(ValueError, match="no encoder 'vitl16'.*mean 'vitl14'"):
         compose('clip', 'voc21', encoder='vitl16')
     with pytest.raises(ValueError, match='small_world has its own encoder: leave'):
         compose('clip', 'small_world', encoder='vitl14')
+
+
+@pytest.mark.parametrize('encoder', ['rn50', 'dino_vitb16'])
+def test_an_encoder_runs_what_it_has_parts_for(encoder):
+    able = dict(rn50='clip, pacl', dino_vitb16='pacl')[encoder] + ', clippy, nms05'
+    for method in METHODS:
+        if method in able.split(', '):
+            check_config(compose(method, 'voc21', encoder=encoder))
+            continue
+        with pytest.raises(ValueError, match=f'{encoder} runs {able}, and {method} ru'):
+            compose(method, 'voc21', encoder=encoder)
 
 
 def test_a_result_says_its_encoder():
@@ -46,6 +60,8 @@ def test_a_result_says_its_encoder():
     assert protocol['weights'] == 'timm/vit_base_patch16_224.dino (dino)'
     assert (protocol['protocol'], protocol['nearest']) == ('custom', 'sclip')
     assert protocol['differs'] == dict(interpolate_offset=0.1)
+    line = 'protocol custom (sclip, but no interpolate_offset where it has 0.1)'
+    assert line in format_protocol(protocol)
     protocol = read_protocol(compose('pacl', 'ade20k', encoder='vitl14'))
     assert protocol['weights'] == 'ViT-L-14-quickgelu (openai)'
     assert (protocol['protocol'], protocol['token_stride']) == ('sclip', 14)

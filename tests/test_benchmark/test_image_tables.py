@@ -89,7 +89,9 @@ def test_another_encoder_keeps_the_pooling():
     assert model.encoder.model == 'ViT-L-14-quickgelu'
     assert model.backbone.output_cls_token and model.neck is None
     assert compose('pacl', 'dtd', encoder='vitl14').model.neck.in_channels == 1024
-    with pytest.raises(ValueError, match='dino_vitb16 are in no space of texts'):
+    with pytest.raises(
+        ValueError, match='in the space of the texts, which dino_vitb16 does'
+    ):
         compose('clip', 'dtd', encoder='dino_vitb16')
     with pytest.raises(ValueError, match='leave --encoder out'):
         compose('clip', 'small_world_objects', encoder='vitl14')
