@@ -19,7 +19,7 @@ from open_clip.model import (
 )
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 # What OpenAI's own files hold beside weights; other files do not.
 _OPENAI = ('input_resolution', 'context_length', 'vocab_size')
@@ -89,6 +89,34 @@ def load_weights(clip: CustomTextCLIP, path: str) -> None:
         del weights[key]  # 0, 1, 2, ..., in older files
     _check(weights, own)
     clip.load_state_dict(weights)
+
+
+def load_projection(text: nn.Module, path: str) -> None:
+    """Load the last linear map of a text tower of transformers.
+
+    Args:
+        text: That tower, open_clip's ``HFTextEncoder`` with ``hf_proj_type='linear'``.
+        path: ``linear.weight (D, width)``, as ``sentence_transformers.models.Dense``
+            writes it, in a file as of :func:`read_weights`.
+
+    Raises:
+        ValueError: The tower has no such map, or the file another one.
+    """
+    own = getattr(text, 'proj', None)
+    if not isinstance(own, nn.Linear):
+        raise ValueError(
+            'projection is the last linear map of a text tower of transformers with '
+            "hf_proj_type='linear', and this tower has none: leave it out."
+        )
+    try:
+        weights = read_weights(path)
+        weights = {k.removeprefix('linear.'): v for k, v in weights.items()}
+        _check(weights, own.state_dict())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} does not hold this text tower's projection: {error}."
+        ) from error
+    own.load_state_dict(weights)
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

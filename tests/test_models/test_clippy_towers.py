@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pacl_mmseg.apis import load_config
+from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
 from pacl_mmseg.registry import MODELS
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'clippy_exact_cc12m.py'
@@ -101,15 +103,21 @@ def test_clips_texts(tiny_clip, drop):
 
 def test_t5(t5):
     model = build(t5_texts(t5))
+    description = model.decode_head.text_encoder.description
+    assert description == f'{t5} (pretrained, projected at random, seed 0)'
     train_step(model)
     assert_both_towers_learn(model)
     keys = model.state_dict().keys()
     assert any(key.startswith('decode_head.text_encoder.text.proj') for key in keys)
 
 
-def test_texts_are_the_mean_over_words_and_a_linear_map(t5):
+def test_texts_are_the_mean_over_words_and_a_linear_map(t5, tmp_path):
+    """The map of a file, as Sentence-T5 has one beside the weights of its T5."""
     transformers = pytest.importorskip('transformers')
-    model = build(t5_texts(t5)).eval()
+    weight, path = torch.randn(64, 32), str(tmp_path / 'dense.safetensors')
+    save_file({'linear.weight': weight}, path)
+    key = 'model.decode_head.text_encoder.projection'
+    model = build(t5_texts(t5), **{key: path}).eval()
     reference = transformers.T5EncoderModel.from_pretrained(t5).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(t5)
     encoder = model.decode_head.text_encoder
@@ -118,8 +126,17 @@ def test_texts_are_the_mean_over_words_and_a_linear_map(t5):
         for caption, embedding in zip(CAPTIONS, embeddings, strict=True):
             ids = tokenizer(caption, return_tensors='pt').input_ids  # no padding
             mean = reference(ids).last_hidden_state[0].mean(0)
-            expected = F.normalize(mean @ encoder.text.proj.weight.T, dim=0)
+            expected = F.normalize(mean @ weight.T, dim=0)
             torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-5)
+    assert encoder.description == f'{t5} (pretrained), projected by {path}'
+    save_file({'linear.weight': weight.T.contiguous()}, path)
+    with pytest.raises(ValueError, match='not hold .*weight .32, 64. in place of .64'):
+        build(t5_texts(t5), **{key: path})
+
+
+def test_clips_own_projection_is_its_own(tiny_clip):
+    with pytest.raises(ValueError, match='this tower has none: leave it out'):
+        OpenCLIPTextEncoder(tiny_clip, projection='dense.safetensors')
 
 
 def test_a_text_tower_that_is_not_there(tmp_path):

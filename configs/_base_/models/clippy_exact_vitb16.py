@@ -1,7 +1,7 @@
 # CLIPpy as kahnchana/clippy releases it (at 04bf78b): DINO's ViT-B/16 and Sentence-T5,
 # both trained. `pip install 'pacl-mmseg[text]'` for T5. Its texts are the mean over
-# tokens and a linear map without bias, of which Sentence-T5 has weights that open_clip
-# does not read: here the map starts at random.
+# tokens and a linear map without bias, at random here, or Sentence-T5's own:
+# `model.decode_head.text_encoder.projection=/path/to/2_Dense/pytorch_model.bin`.
 _base_ = ['pacl_vitb16.py']
 model = dict(
     encoder=dict(

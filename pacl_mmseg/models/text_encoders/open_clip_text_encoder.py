@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +23,7 @@ from pacl_mmseg.models.open_clip_model import (
     describe,
     model_config,
 )
+from pacl_mmseg.models.open_clip_weights import load_projection
 from pacl_mmseg.registry import MODELS
 from pacl_mmseg.utils.devices import send
 
@@ -49,6 +51,11 @@ class OpenCLIPTextEncoder(FrozenModule):
         compile: Compile the frozen tower's blocks; see :class:`PACLBackbone`.
         batch_size: Texts of full length encoded at once; of shorter ones, as many as
             have as many tokens.
+        projection: File of the last linear map of a text tower of transformers, whose
+            own weights open_clip does not look for: as Sentence-T5's
+            ``2_Dense/pytorch_model.bin``; see
+            :func:`~pacl_mmseg.models.open_clip_weights.load_projection`. None: as the
+            model has it, at random where the tower's weights are those of transformers.
         clip: The open_clip model itself; see :class:`PACLBackbone`.
     """
 
@@ -63,11 +70,12 @@ class OpenCLIPTextEncoder(FrozenModule):
         dtype: str = 'float32',
         compile: bool = False,
         batch_size: int = 256,
+        projection: str | None = None,
         clip: CustomTextCLIP | None = None,
     ) -> None:
         super().__init__(frozen)
         self.architecture = model_config(model)
-        self.description = describe(model, pretrained, init_seed)
+        self.description = self._describe(model, pretrained, init_seed, projection)
         if 'multimodal_cfg' in self.architecture:
             raise ValueError(
                 f'{self.description} is a captioner (CoCa), whose text tower is not '
@@ -75,6 +83,8 @@ class OpenCLIPTextEncoder(FrozenModule):
             )
         clip = clip or build_open_clip(model, pretrained, init_seed)
         self.text = clip.text
+        if projection is not None:
+            load_projection(self.text, os.path.expanduser(projection))
         self.embed_dims = int(clip.text.output_dim)
         self.logit_scale = min(math.exp(clip.logit_scale.item()), 100.0)
         self.batch_size = batch_size
@@ -84,6 +94,24 @@ class OpenCLIPTextEncoder(FrozenModule):
         runner = block_runner(self.text.transformer.resblocks if self._cuts else ())
         # Groups of texts have another size in every batch.
         self._run_block = self.compile_if(compile, runner, dynamic=True)
+
+    def _describe(
+        self,
+        model: str | Mapping,
+        pretrained: str | None,
+        init_seed: int,
+        projection: str | None,
+    ) -> str:
+        text = self.architecture['text_cfg']
+        name = text.get('hf_model_name')
+        own = name and pretrained is None and not isinstance(model, str)
+        if not own or not text.get('hf_model_pretrained', True):
+            name = describe(model, pretrained, init_seed)
+        elif projection is None and text.get('hf_proj_type'):
+            name += f' (pretrained, projected at random, seed {init_seed})'
+        else:
+            name += ' (pretrained)'
+        return name if projection is None else f'{name}, projected by {projection}'
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, int64 ``(len(texts), context length)``; longer texts are cut."""
