@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,38 @@ def config_from(args: argparse.Namespace, *loaders: str) -> Config:
         if lacking := missing_data(cfg, name):
             raise FileNotFoundError(lacking)
     return cfg
+
+
+def config_to_analyse(args: argparse.Namespace, reads_data: bool = True) -> Config:
+    """Read the config of an analysis and apply ``--data-root`` and ``--cfg-options``.
+
+    Args:
+        args: What was parsed.
+        reads_data: Whether its test data are looked at.
+
+    Raises:
+        ValueError: As of :func:`config_from`; or the config has no test data.
+        FileNotFoundError: These are not there.
+    """
+    from pacl_mmseg.apis import load_config
+    from pacl_mmseg.benchmark.missing import missing_data
+
+    set_data_root(args)
+    cfg = load_config(args.config, options_from(args))
+    if reads_data and cfg.get('test_dataloader') is None:
+        raise ValueError(
+            f'{args.config} has no test data: use one that has, such as '
+            'configs/pacl_voc20.py.'
+        )
+    if reads_data and (lacking := missing_data(cfg)):
+        raise FileNotFoundError(lacking)
+    return cfg
+
+
+def checkpoint_first(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A checkpoint, if these arguments begin with one, and the others."""
+    first, *rest = words or ['']
+    return (first, rest) if first.endswith('.pth') else (None, list(words))
 
 
 def run(main: Callable[[], object]) -> None:

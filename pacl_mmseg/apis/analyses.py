@@ -28,19 +28,30 @@ from pacl_mmseg.registry import DATASETS, MODELS
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image of the test data, and what was made of its patches.
+    """An image, encoded whole, and of test data its labels.
 
     Attributes:
-        index: Its place in the data set.
-        image: Before it was normalised, BGR, uint8, ``(3, H, W)``.
+        image: Resized, before it was normalised, BGR, uint8, ``(3, H, W)``.
         maps: ``(C, h, w)`` each.
+        index: Its place in the data set.
+        labels: Of the pixels of the original image, ``(H', W')``.
         classes: ``(h, w)``, the label that most pixels of a patch have.
+        ignore_index: The label of pixels that do not count.
+        padding: Left, right, top and bottom, of what the model saw.
     """
 
-    index: int
     image: Tensor
     maps: Sequence[Tensor]
-    classes: Tensor
+    index: int = 0
+    labels: Tensor | None = None
+    classes: Tensor | None = None
+    ignore_index: int = 255
+    padding: Sequence[int] = (0, 0, 0, 0)
+
+    @property
+    def picture(self) -> Tensor:
+        """The image to be drawn, RGB, ``(H, W, 3)``."""
+        return self.image.flip(0).permute(1, 2, 0)
 
 
 @torch.no_grad()
@@ -82,13 +93,54 @@ def encode_images(
             maps = ([m[0] for m in encode(one[None])] for one in inputs)
         images = zip(batch['inputs'], inputs, maps, data['data_samples'], strict=True)
         for image, given, of_image, sample in images:
-            classes = patch_labels(
-                sample.gt_sem_seg.data[0],
-                **token_patches(backbone, of_image[0].shape[1:], given.shape[1:]),
+            labels = sample.gt_sem_seg.data[0]
+            patches = token_patches(backbone, of_image[0].shape[1:], given.shape[1:])
+            options = dict(
                 padding=sample.metainfo.get('img_padding_size', (0, 0, 0, 0)),
                 ignore_index=dataset.ignore_index,
             )
-            yield EncodedImage(next(places), image, of_image, classes)
+            yield EncodedImage(
+                image,
+                of_image,
+                index=next(places),
+                labels=labels,
+                classes=patch_labels(labels, **patches, **options),
+                **options,
+            )
+
+
+@torch.no_grad()
+def read_tokens(model: EncoderDecoder, images: int) -> Iterator[EncodedImage]:
+    """Encode test images of a model's config: tokens as they are compared with texts.
+
+    Args:
+        model: A segmentor from ``init_model`` with a :class:`ZeroShotTextHead`.
+        images: How many of the first ones, at most.
+
+    Returns:
+        The images, whose only map are the tokens.
+
+    Raises:
+        ValueError: A model of another kind, or padded images.
+    """
+    loader = model.cfg.test_dataloader
+    dataset = DATASETS.build(loader.dataset)
+    parts = model.data_preprocessor, model.backbone, lambda x: [_tokens(model, x)]
+    indices = range(min(images, len(dataset)))
+    for item in encode_images(dataset, loader, *parts, indices):
+        if any(item.padding):
+            raise ValueError(
+                'Tokens are taken of images as they are: leave size and size_divisor '
+                'of the data preprocessor out.'
+            )
+        yield item
+
+
+@torch.no_grad()
+def file_tokens(model: EncoderDecoder, image: str) -> EncodedImage:
+    """Encode an image file; arguments and errors as of :func:`read_tokens`."""
+    picture, inputs = _load(model, image)
+    return EncodedImage(picture, _tokens(model, inputs))
 
 
 class LayerReader:
@@ -199,12 +251,9 @@ def activate(
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError('Give at least one prompt, and none that is empty.')
     texts = _text_head(model).embed_texts(prompts)
-    data = Compose(model.cfg.test_pipeline)(dict(img_path=image))
-    picture = data['inputs']
-    batch = dict(inputs=[picture], data_samples=[data['data_samples']])
-    inputs = model.data_preprocessor(batch, False)['inputs']
+    loaded, inputs = _load(model, image)
     maps = _maps(model, inputs, texts, mode, weight_scale, blur)[0]
-    return maps, picture.flip(0).permute(1, 2, 0)
+    return maps, EncodedImage(loaded, ()).picture
 
 
 def pointing_accuracy(
@@ -273,5 +322,23 @@ def _maps(
     own = head.compatibility
     if weight_scale is None and own.mode == mode:
         weight_scale = own.weight_scale
-    maps, _ = head.tokens(model.extract_feat(inputs))
-    return activation_map(maps, texts, mode=mode, weight_scale=weight_scale, blur=blur)
+    return activation_map(
+        _tokens(model, inputs), texts, mode=mode, weight_scale=weight_scale, blur=blur
+    )
+
+
+def _load(model: EncoderDecoder, image: str) -> tuple[Tensor, Tensor]:
+    """An image file, resized, and as the data preprocessor gives it."""
+    data = Compose(model.cfg.test_pipeline)(dict(img_path=image))
+    batch = {key: [value] for key, value in data.items()}
+    return data['inputs'], model.data_preprocessor(batch, False)['inputs']
+
+
+def _tokens(model: EncoderDecoder, inputs: Tensor) -> Tensor:
+    """``(N, D, h, w)`` of images as the data preprocessor gives them."""
+    if not isinstance(model.decode_head, ZeroShotTextHead):
+        raise ValueError(
+            'Tokens are those that a ZeroShotTextHead compares with texts; the decode '
+            f'head of this model is a {type(model.decode_head).__name__}.'
+        )
+    return model.decode_head.tokens(model.extract_feat(inputs))[0]

@@ -127,7 +127,7 @@ def test_feature_pca(run, tmp_path, capsys):
         ('grouping', ['configs/pacl_vitb16_cc12m.py'], 'has no test data: use one'),
         ('feature_pca', [CLIP, 'none.png'], 'There is no image file none.png'),
         ('feature_pca', [CLIP, '--images', 0], '--images must be at least 1, not 0'),
-        ('feature_pca', ['configs/pacl_vitb16_cc12m.py'], 'give image files'),
+        ('feature_pca', ['configs/pacl_vitb16_cc12m.py'], 'has no test data: use one'),
     ],
 )
 def test_bad_input_of_clippys_tools(run, tool, arguments, message):

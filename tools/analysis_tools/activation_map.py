@@ -62,18 +62,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, float] | None:
     """Draw, or measure and return that."""
     args = parse_args(argv)
-    words = list(args.words)
-    checkpoint = words.pop(0) if words and words[0].endswith('.pth') else None
+    checkpoint, words = cli.checkpoint_first(args.words)
     if args.pointing == bool(words) or len(words) == 1:
         raise ValueError('Give an image and at least one prompt, or --pointing alone.')
-    cli.set_data_root(args)
-    from pacl_mmseg.apis import init_model, load_config
+    from pacl_mmseg.apis import init_model
     from pacl_mmseg.apis.analyses import activate, pointing_accuracy
-    from pacl_mmseg.benchmark.missing import missing_data
 
-    config = load_config(args.config, cli.options_from(args))
-    if args.pointing and (lacking := missing_data(config)):
-        raise FileNotFoundError(lacking)
+    config = cli.config_to_analyse(args, args.pointing)
     if words and not Path(words[0]).is_file():
         raise FileNotFoundError(f'There is no image file {words[0]}.')
     model = init_model(config, checkpoint)

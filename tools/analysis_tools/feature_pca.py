@@ -46,29 +46,22 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     args = parse_args(argv)
     if args.images < 1:
         raise ValueError(f'--images must be at least 1, not {args.images}.')
-    files = list(args.files)
-    checkpoint = files.pop(0) if files and files[0].endswith('.pth') else None
+    checkpoint, files = cli.checkpoint_first(args.files)
     for file in files:
         if not Path(file).is_file():
             raise FileNotFoundError(f'There is no image file {file}.')
-    cli.set_data_root(args)
-    from pacl_mmseg.apis import init_model, load_config
-    from pacl_mmseg.apis.tokens import file_tokens, read_tokens
-    from pacl_mmseg.benchmark.missing import missing_data
+    from pacl_mmseg.apis import init_model
+    from pacl_mmseg.apis.analyses import file_tokens, read_tokens
     from pacl_mmseg.ops import principal_colours
 
-    config = load_config(args.config, cli.options_from(args))
-    if not files and config.get('test_dataloader') is None:
-        raise ValueError(f'{args.config} has no test data: give image files.')
-    if not files and (lacking := missing_data(config)):
-        raise FileNotFoundError(lacking)
+    config = cli.config_to_analyse(args, not files)
     model = init_model(config, checkpoint)
     if files:
         items = [file_tokens(model, file) for file in files]
     else:
         items = list(read_tokens(model, args.images))
-    colours, shares = principal_colours([item.tokens for item in items])
-    draw(Path(args.out), [item.image for item in items], colours)
+    colours, shares = principal_colours([item.maps[0].cpu() for item in items])
+    draw(Path(args.out), [item.picture for item in items], colours)
     told = ', '.join(f'{100 * share:.0f} %' for share in shares)
     print(f'Red, green, blue: {told} of the variance of the tokens.')
     print(f'Picture: {args.out}')

@@ -22,7 +22,7 @@ import cli
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pacl_mmseg.apis.tokens import ImageTokens
+    from pacl_mmseg.apis.analyses import EncodedImage
 
 SHOWN = 6  # images in the picture
 
@@ -65,34 +65,25 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         raise ValueError(f'--images must be at least 1, not {args.images}.')
     if min(args.groups) < 1:
         raise ValueError(f'--groups must be at least 1, not {min(args.groups)}.')
-    cli.set_data_root(args)
     import torch
 
-    from pacl_mmseg.apis import init_model, load_config
-    from pacl_mmseg.apis.tokens import read_tokens
-    from pacl_mmseg.benchmark.missing import missing_data
+    from pacl_mmseg.apis import init_model
+    from pacl_mmseg.apis.analyses import read_tokens
     from pacl_mmseg.benchmark.results import write_json
     from pacl_mmseg.benchmark.tables import markdown_table
     from pacl_mmseg.evaluation.grouping import best_ious, group_tokens
 
-    config = load_config(args.config, cli.options_from(args))
-    if config.get('test_dataloader') is None:
-        raise ValueError(
-            f'{args.config} has no test data: use one that has, such as '
-            'configs/pacl_voc20.py.'
-        )
-    if lacking := missing_data(config):
-        raise FileNotFoundError(lacking)
+    config = cli.config_to_analyse(args)
     model = init_model(config, args.checkpoint)
     kinds = {'tokens': lambda tokens: tokens, 'places alone': places}
     ious = {(kind, groups): [] for kind in kinds for groups in args.groups}
     shown, segments = [], 0
     for item in read_tokens(model, args.images):
-        of_image = {}
+        of_image, tokens, labels = {}, item.maps[0].cpu(), item.labels.cpu()
         for kind, groups in ious:
-            made = group_tokens(kinds[kind](item.tokens), groups, args.seed)
+            made = group_tokens(kinds[kind](tokens), groups, args.seed)
             ignored = None if args.all_pixels else item.ignore_index
-            ious[kind, groups].append(best_ious(made, item.labels, ignored))
+            ious[kind, groups].append(best_ious(made, labels, ignored))
             of_image[kind, groups] = made
         segments += len(ious[kind, groups][-1])
         if len(shown) < SHOWN:
@@ -141,7 +132,7 @@ def places(tokens: Tensor) -> Tensor:
 
 
 def draw(
-    path: Path, shown: Sequence[tuple[ImageTokens, list[Tensor]]], groups: list[int]
+    path: Path, shown: Sequence[tuple[EncodedImage, list[Tensor]]], groups: list[int]
 ) -> None:
     """A row for each image: it, its truth, and its tokens' groups."""
     import numpy as np
@@ -153,11 +144,11 @@ def draw(
     figure.set_layout_engine('constrained')
     axes = figure.subplots(len(shown), len(groups) + 2, squeeze=False)
     for row, (item, made) in zip(axes, shown, strict=True):
-        labels = item.labels
+        labels = item.labels.cpu()
         # Segments in the order of their labels; ignored pixels stay white.
         truth = labels.unique(return_inverse=True)[1].numpy()
         truth = np.ma.masked_where(labels.numpy() == item.ignore_index, truth)
-        row[0].imshow(item.image)
+        row[0].imshow(item.picture)
         for axis, picture in zip(row[1:], (truth, *made), strict=True):
             axis.imshow(picture, cmap='tab10', vmin=0, vmax=9, interpolation='none')
     for axis in axes.flat:

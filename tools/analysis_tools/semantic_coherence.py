@@ -67,24 +67,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for name, number in drawn.items():
         if number < 1:
             raise ValueError(f'--{name} must be at least 1, not {number}.')
-    cli.set_data_root(args)
     import torch
 
-    from pacl_mmseg.apis import load_config
     from pacl_mmseg.apis.analyses import LayerReader
-    from pacl_mmseg.benchmark.missing import missing_data
     from pacl_mmseg.benchmark.results import write_json
     from pacl_mmseg.benchmark.tables import markdown_table
     from pacl_mmseg.evaluation.semantic_coherence import semantic_coherence
 
-    config = load_config(args.config, cli.options_from(args))
-    if config.get('test_dataloader') is None:
-        raise ValueError(
-            f'{args.config} has no test data: use one that has, such as '
-            'configs/pacl_voc20.py.'
-        )
-    if lacking := missing_data(config):
-        raise FileNotFoundError(lacking)
+    config = cli.config_to_analyse(args)
     reader = LayerReader(config, checkpoint=args.checkpoint)
     generator = torch.Generator().manual_seed(args.seed)
     sample = reader.sample(args.images, args.patches, generator)
@@ -178,7 +168,7 @@ def draw_similarity(
     for column, item, values in zip(axes.T, items, maps, strict=True):
         rows, columns = values.shape
         extent = (0, columns, rows, 0)
-        column[0].imshow(item.image.flip(0).permute(1, 2, 0), extent=extent)
+        column[0].imshow(item.picture, extent=extent)
         heat = column[1].imshow(values, vmin=low, vmax=1, extent=extent)
         for axis in column:
             axis.set_axis_off()

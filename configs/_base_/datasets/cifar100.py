@@ -1,18 +1,9 @@
 # CIFAR-100 test: 10,000 images of 32 x 32 pixels.
-_base_ = ['classification.py']
+_base_ = ['cifar10.py']
 
 benchmark = 'cifar100'
-# Its arrays are RGB; everything here takes BGR.
-to_bgr = [
-    dict(type='mmpretrain.NumpyToPIL'),
-    dict(type='mmpretrain.PILToNumpy', to_bgr=True),
-]
 test_dataloader = dict(
     dataset=dict(
-        type='mmpretrain.CIFAR100',
-        data_root='{{$PACL_DATA_ROOT:data}}/cifar100',
-        split='test',
-        download=False,
-        pipeline=[*to_bgr, _base_.resize, _base_.pack],
+        type='mmpretrain.CIFAR100', data_root='{{$PACL_DATA_ROOT:data}}/cifar100'
     )
 )
