@@ -14,6 +14,7 @@ from pacl_mmseg.models.timm_model import build_timm
 from pacl_mmseg.registry import MODELS, TRANSFORMS
 
 VIT, REGISTER, RESNET = 'timm/test_vit', 'timm/test_vit3', 'timm/test_resnet'
+SWIN = 'timm/swin_tiny_patch4_window7_224'
 DINO = 'timm/vit_base_patch16_224.dino'
 
 
@@ -63,12 +64,19 @@ def test_registers_and_class_token_are_no_patches(images):
         TimmTower(REGISTER, output_cls_token=True)
 
 
-def test_a_convolutional_network_gives_its_stages(images):
-    tower = TimmTower(RESNET, out_indices=(2, 4))
+@pytest.mark.parametrize('model, indices', [(RESNET, [2, 4]), (SWIN, [0, 1])])
+def test_a_network_of_stages_gives_these(model, indices, images):
+    """Swin at another size than its own: timm makes its attention masks anew."""
+    tower = TimmTower(model, out_indices=indices)
     with torch.no_grad():
-        stages = own(RESNET).forward_intermediates(images, intermediates_only=True)
-    for mine, theirs in zip(tower(images), (stages[2], stages[4]), strict=True):
+        stages = own(model).forward_intermediates(
+            images, indices=indices, intermediates_only=True
+        )
+    for mine, theirs in zip(tower(images), stages, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolutional_network_has_no_norm():
     with pytest.raises(ValueError, match="no layer norm.*'norm' would be output='blo"):
         TimmTower(RESNET, output='norm')
 
@@ -139,7 +147,10 @@ def test_a_weights_file(tmp_path, images):
         (dict(model=DINO + 'v9'), "no pretrained tag of vit_base_patch16_224 'dinov9'"),
         (dict(model=DINO, pretrained='mae'), "names the weights 'dino', but.*'mae'"),
         (dict(model=DINO, pretrained='no.pth'), "no file or pretrained tag.*'no.pth'"),
-        (dict(model='timm/test_vit_relpos'), 'cannot be built for images of any size'),
+        (
+            dict(model='timm/beit_base_patch16_224'),
+            'cannot be built for images of any size',
+        ),
         (
             dict(model='timm/test_nfnet', out_indices=9),
             'out_indices 9: .* has . layers',
