@@ -316,7 +316,10 @@ def test_images_that_cannot_be_kept(model, pixels, tmp_path):
 @pytest.mark.parametrize('version', [1, 2, 3, 4])
 def test_caches_of_earlier_versions(model, pixels, tmp_path, version):
     meta = dict(version=version, identity={}, grid=[4, 4], checksum=1)
-    (tmp_path / 'meta.json').write_text(json.dumps(meta))
+    if version == 3:
+        (tmp_path / 'index.safetensors').write_bytes(b'names and rows')
+    else:
+        (tmp_path / 'meta.json').write_text(json.dumps(meta))
     for action in (LoadImageTokens, lambda root: write(model, cached(pixels, root))):
         with pytest.raises(ValueError, match='by another version: delete'):
             action(tmp_path)

@@ -86,7 +86,9 @@ def read_meta(root: Path) -> dict:
         meta = json.loads((root / 'meta.json').read_bytes())
         version, sound = meta['version'], meta.pop('checksum', None) == checksum(meta)
     except (FileNotFoundError, ValueError, LookupError, TypeError):
-        version, sound = VERSION, False
+        # Version 3 had files of many images, and no meta.json.
+        version = 3 if any(root.glob('*.safetensors')) else VERSION
+        sound = False
     if version != VERSION:
         raise ValueError(
             f'The token cache {root} was written by another version: delete the folder '
