@@ -122,14 +122,14 @@ def read_options(words: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _read_value(text: str) -> Any:
-    grouped = text[:1] in ('[', '(', '"', "'")
-    if grouped:
-        with suppress(SyntaxError, ValueError):  # of words without quotes, too
-            return ast.literal_eval(text)
     plain = text.replace(', ', ',')
     if not set(' {"\'') & set(plain):
         return DictAction._parse_iterable(plain)
-    if grouped:
+    if text[:1] in ('[', '(', '"', "'"):
+        with suppress(SyntaxError, ValueError):
+            value = ast.literal_eval(text)
+            alone = text[0] == '(' and not isinstance(value, tuple)
+            return (value,) if alone else value  # as MMEngine
         raise ValueError(
             'its brackets or quotes do not match, or a text in it that has blanks, '
             "braces or quotes has no quotes around it, as in \"['a b', '{}.']\""
