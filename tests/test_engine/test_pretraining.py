@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from pathlib import Path
 
@@ -88,6 +89,10 @@ def test_gradient_accumulation(config):
     config.optim_wrapper.accumulative_counts = 2
     with pytest.raises(ValueError, match='multiple of 2'):
         run(config)
+    stock = copy.deepcopy(config)
+    stock.default_hooks.checkpoint.update(type='CheckpointHook', by_epoch=False)
+    with pytest.raises(ValueError, match='multiple of 2'):
+        run(stock)
     config.default_hooks.checkpoint.interval = 2
     run(config)
     whole = weights(Path(config.work_dir) / 'iter_6.pth')

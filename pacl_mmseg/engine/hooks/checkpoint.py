@@ -11,7 +11,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from pacl_mmseg.engine.loops import accumulated
 from pacl_mmseg.engine.work_dir import regular_checkpoints
 from pacl_mmseg.registry import HOOKS
 
@@ -61,7 +60,6 @@ class PretrainCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self._check_accumulation(runner)
         if is_main_process():
             for part in Path(self.out_dir).glob('.[0-9]*.pth'):  # of a killed run
                 part.unlink()
@@ -91,20 +89,6 @@ class PretrainCheckpointHook(CheckpointHook):
             self._sweep(runner)
         self.best_ckpt_path_dict = dict(enumerate(_best(runner)))  # to publish
         super().after_train(runner)
-
-    def _check_accumulation(self, runner: Runner) -> None:
-        """Complain if a checkpoint would be written between accumulated gradients."""
-        accumulate = accumulated(runner.optim_wrapper)
-        intervals = {'default_hooks.checkpoint.interval': self.interval}
-        if self.save_best and runner.val_loop is not None:
-            intervals['train_cfg.val_interval'] = runner.val_interval
-        for name, interval in intervals.items():
-            if interval > 0 and interval % accumulate:
-                raise ValueError(
-                    f'A checkpoint every {interval} iterations would fall amid an '
-                    f'accumulation of {accumulate} gradients and could not be resumed: '
-                    f'set {name} to a multiple of {accumulate}.'
-                )
 
     def _sweep(self, runner: Runner) -> None:
         """Remove all regular checkpoints but the newest, and best ones of before."""

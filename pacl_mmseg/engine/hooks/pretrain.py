@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -17,7 +17,7 @@ from pacl_mmseg.datasets.shards import ImageTextShards
 from pacl_mmseg.datasets.token_cache import check_token_caches
 from pacl_mmseg.engine.checkpoint import plain
 from pacl_mmseg.engine.hooks.loss_watch import some
-from pacl_mmseg.engine.loops import PretrainLoop
+from pacl_mmseg.engine.loops import PretrainLoop, accumulated
 from pacl_mmseg.models import ZeroShotTextHead
 from pacl_mmseg.registry import HOOKS
 
@@ -53,6 +53,9 @@ class PretrainHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         check_token_caches(runner.cfg, runner.bare_model)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and not hook.by_epoch:
+                _check_accumulation(runner, hook)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         loop, hub = runner.train_loop, runner.message_hub
@@ -111,6 +114,21 @@ class PretrainHook(Hook):
             )
             path = Path(runner.work_dir) / 'broken_shards.txt'
             path.write_text(''.join(f'{name}\n' for name in broken))
+
+
+def _check_accumulation(runner: Runner, hook: CheckpointHook) -> None:
+    """Complain if a checkpoint would be written between accumulated gradients."""
+    accumulate = accumulated(runner.optim_wrapper)
+    intervals = {'default_hooks.checkpoint.interval': hook.interval}
+    if hook.save_best and runner.val_loop is not None:
+        intervals['train_cfg.val_interval'] = runner.val_interval
+    for name, interval in intervals.items():
+        if interval > 0 and interval % accumulate:
+            raise ValueError(
+                f'A checkpoint every {interval} iterations would fall amid an '
+                f'accumulation of {accumulate} gradients and could not be resumed: '
+                f'set {name} to a multiple of {accumulate}.'
+            )
 
 
 def _check_vocabulary(runner: Runner, dataset: Dataset) -> None:
