@@ -419,8 +419,8 @@ class SmallWorldObjects(_SmallWorld, BaseDataset):
     the object's class.
 
     Args:
-        num_scenes, split, seed, size, cache_dir, **kwargs: As of
-            :class:`SmallWorldCaptions`.
+        num_scenes, split, seed, size, cache_dir: As of :class:`SmallWorldCaptions`,
+            and so are further arguments.
     """
 
     METAINFO = dict(classes=CLASSES)

@@ -132,8 +132,8 @@ def compatibility(
     result does not depend on autocast.
 
     Args:
-        patch_tokens, texts, mode, weight_scale, normalize_first, renormalize, valid,
-            cls_tokens: As in :func:`compatibility_reference`.
+        patch_tokens, texts, mode, weight_scale: As in :func:`compatibility_reference`.
+        normalize_first, renormalize, valid, cls_tokens: Likewise.
         matmul_dtype: ``'bfloat16'`` or ``'float16'``: round the operands of the
             matrix products of modes softmax and sigmoid to this precision; sums and
             everything elementwise stay in float32. None, the default: no rounding
