@@ -96,6 +96,9 @@ setup(
         'data': ['pycocotools', 'cityscapesscripts'],
         'tensorboard': ['tensorboard'],  # curves and pictures of a training run
         'docs': ['sphinx', 'furo', 'myst-parser'],  # `make docs`
-        'tests': ['pytest', 'ruff', 'pycocotools', 'tensorboard'],
+        'tests': [
+            *('pytest', 'ruff', 'pycocotools', 'tensorboard'),
+            *('moto', 'flask', 'flask-cors'),  # an object store
+        ],
     },
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import pytest
+import slurm_cluster
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
@@ -77,3 +80,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no real data at {folder}; set PACL_SHARED_DATA to a folder')
     return folder
+
+
+@pytest.fixture(scope='session')
+def slurm_env() -> Iterator[dict[str, str]]:
+    """The environment of a slurm of one machine, started when a test first asks."""
+    programs.need(*slurm_cluster.PROGRAMS)
+    with slurm_cluster.slurm() as env:
+        yield {**env, 'GPUS_PER_NODE': '0', 'CPUS_PER_TASK': '1'}

@@ -118,6 +118,8 @@ def checkout(tmp_path_factory) -> Iterator[Path]:
     for name in RECORDED:
         (programs / name).write_text(RECORDER)
         (programs / name).chmod(0o755)
+    (programs / 'sbatch').write_text('#!/bin/sh\nexec bash\n')  # the script it is given
+    (programs / 'sbatch').chmod(0o755)
     make_downloads(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

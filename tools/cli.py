@@ -23,7 +23,7 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 # What a launcher sets, and how to get it.
 LAUNCHED = {
     'pytorch': ('RANK', 'torchrun (tools/dist_train.sh)'),
-    'slurm': ('SLURM_PROCID', 'srun (tools/slurm_train.sh)'),
+    'slurm': ('SLURM_STEP_NODELIST', 'srun (tools/slurm_train.sh)'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
 # What several tools have, the same in each of them.

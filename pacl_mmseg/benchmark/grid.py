@@ -39,7 +39,7 @@ class Launcher:
 
     Args:
         name: ``none``, ``pytorch`` (``torchrun`` on this machine) or ``slurm``
-            (``srun``); as in ``tools/slurm_train.sh``, ``GPUS_PER_NODE``,
+            (``srun``); as in ``tools/slurm_train.sh``, ``GPUS_PER_NODE`` (0 for none),
             ``CPUS_PER_TASK`` and ``SRUN_ARGS`` (such as ``-p PARTITION``) are taken
             from the environment.
         processes: How many, each with a GPU where there are any.
@@ -56,9 +56,9 @@ class Launcher:
             python += [f'--nproc_per_node={self.processes}']
         elif self.name == 'slurm':
             per_node = min(self.processes, int(os.environ.get('GPUS_PER_NODE', '4')))
+            gpus = [f'--gres=gpu:{per_node}', f'--ntasks-per-node={per_node}']
             start = [
-                *('srun', f'--gres=gpu:{per_node}', f'--ntasks={self.processes}'),
-                f'--ntasks-per-node={per_node}',
+                *('srun', f'--ntasks={self.processes}', *(gpus if per_node else [])),
                 f'--cpus-per-task={os.environ.get("CPUS_PER_TASK", "8")}',
                 '--kill-on-bad-exit=1',
                 *shlex.split(os.environ.get('SRUN_ARGS', '')),

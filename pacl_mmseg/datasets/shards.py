@@ -17,6 +17,7 @@ from mmengine.dataset import Compose
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.gopen import gopen_schemes, rewrite_url
 from webdataset.shardlists import expand_urls
 
 from pacl_mmseg.datasets.counts import printable, sample_counts
@@ -124,9 +125,9 @@ class ImageTextShards(IterableDataset):
             beside 16 MiB, is broken. Defaults to 20.
 
     Raises:
-        ValueError: At construction, if a source has no shards, a variable ``${NAME}``
-            is not set, the weights do not name the sources or are not positive, or a
-            number is negative.
+        ValueError: At construction, if a source has no shards, webdataset reads no such
+            URLs, a variable ``${NAME}`` is not set, the weights do not name the sources
+            or are not positive, or a number is negative.
         RuntimeError: At iteration, if a worker finds no usable sample in 30 shards in a
             row (3 if they give no data until the timeout), or in all there are, or its
             pipeline rejects 1000 samples in a row.
@@ -423,6 +424,13 @@ def _expand(patterns: str | Sequence[str], root: str, what: str) -> list[str]:
             ) from None
     if not any(urls):
         raise ValueError(f'{what} names no shard: {patterns!r}')
+    for url in filter(is_remote, urls):
+        scheme = rewrite_url(url).partition(':')[0].lower()
+        if scheme not in {*gopen_schemes, 'file'}:
+            raise ValueError(
+                f'{what}: nothing reads {scheme}: in {url}; what a client of such a '
+                "store prints can be read, as 'pipe:aws s3 cp s3://BUCKET/KEY -'"
+            )
     return [url if is_remote(url) else os.path.join(root, url) for url in urls]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import re
+import subprocess
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,11 +81,15 @@ class ContrastivePretrainRunner(Runner):
     def setup_env(self, env_cfg: dict) -> None:
         """As ``Runner.setup_env``; processes on CPUs start here, over gloo.
 
-        MMEngine's own start of a ``pytorch`` launch selects a CUDA device. There too
+        MMEngine's own start of several processes selects a CUDA device. There too
         ``dist_cfg.timeout`` is how many seconds processes wait for each other.
         """
         self.timeout = env_cfg.get('dist_cfg', {}).get('timeout', 1800)
-        on_cpu = self._launcher == 'pytorch' and not torch.cuda.is_available()
+        if self._launcher == 'slurm':
+            port = env_cfg.get('dist_cfg', {}).get('port')
+            os.environ.update(meeting_of_slurm(os.environ, port))
+        launched = self._launcher in ('pytorch', 'slurm')
+        on_cpu = launched and not torch.cuda.is_available()
         if on_cpu and not dist.is_initialized():
             dist.init_process_group('gloo', timeout=timedelta(seconds=self.timeout))
         super().setup_env(env_cfg)
@@ -278,6 +285,35 @@ def unformatted(config: Config) -> Config:
     config = copy.copy(config)
     object.__setattr__(config, '_format_python_code', False)
     return config
+
+
+def meeting_of_slurm(
+    environ: Mapping[str, str], port: int | None = None
+) -> dict[str, str]:
+    """What torchrun would set, for a process that srun has started.
+
+    As MMEngine sets it, but for the port: jobs that share a node have one each. Steps
+    of one job that run at once need a ``MASTER_PORT`` each.
+
+    Args:
+        environ: The environment of the process.
+        port: Where the processes meet. Defaults to ``MASTER_PORT``, or else one made
+            from the job's number.
+
+    Returns:
+        What ``init_process_group`` reads from the environment.
+    """
+    nodes = ['scontrol', 'show', 'hostnames', environ['SLURM_STEP_NODELIST']]
+    # Below those that systems give away.
+    of_job = 20000 + int(environ['SLURM_JOB_ID']) % 10000
+    return dict(
+        RANK=environ['SLURM_PROCID'],
+        LOCAL_RANK=environ['SLURM_LOCALID'],
+        WORLD_SIZE=environ['SLURM_NTASKS'],
+        MASTER_ADDR=environ.get('MASTER_ADDR')
+        or subprocess.check_output(nodes, text=True).split()[0],
+        MASTER_PORT=str(port or environ.get('MASTER_PORT') or of_job),
+    )
 
 
 def shut_down() -> None:

@@ -531,6 +531,8 @@ def test_bad_arguments(tmp_path):
         ImageTextShards({})
     with pytest.raises(ValueError, match='source cc names no shard'):
         ImageTextShards(dict(cc=[]))
+    with pytest.raises(ValueError, match=r"nothing reads s3: .*'pipe:aws s3 cp"):
+        ImageTextShards('s3://bucket/{0..1}.tar')
     with pytest.raises(
         FileNotFoundError, match=r'2 shards of b exists.*x/0.tar.*shards\.b '
     ):

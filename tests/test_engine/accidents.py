@@ -33,7 +33,8 @@ class Accident(Hook):
         self.rank, self.number = rank, number
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        restarted = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0'
+        counts = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
+        restarted = any(os.environ.get(name, '0') != '0' for name in counts)
         if runner.iter not in self.after or runner.rank != self.rank or restarted:
             return
         if self.kind == 'signal':

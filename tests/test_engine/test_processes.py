@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -117,20 +119,24 @@ def accident(kind: str, after: int, **options) -> dict:
     )
 
 
+def with_this_python(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which ``python`` is the one that runs this test."""
+    here = Path(sys.executable).parent
+    return {
+        **env,
+        'PATH': os.pathsep.join([str(here), env['PATH']]),
+        'PYTHONPATH': os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+    }
+
+
 def test_dist_train_goes_on_after_a_lost_process(job, of_two, tmp_path):
     config = job('killed', 2, **accident('signal', 13, rank=1))
     config.custom_imports.imports.append('accidents')
     path = write(config, tmp_path / 'killed.py')
-    here = Path(sys.executable).parent  # its `python` is this one
     done = subprocess.run(
         ['tools/dist_train.sh', path, '2', '--work-dir', config.work_dir],
         cwd=ROOT,
-        env={
-            **os.environ,
-            'MAX_RESTARTS': '1',
-            'PATH': os.pathsep.join([str(here), os.environ['PATH']]),
-            'PYTHONPATH': os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-        },
+        env={**with_this_python(os.environ), 'MAX_RESTARTS': '1'},
         capture_output=True,
         text=True,
         timeout=400,
@@ -139,6 +145,56 @@ def test_dist_train_goes_on_after_a_lost_process(job, of_two, tmp_path):
     assert '(SIGKILL)' in done.stderr or 'exitcode: -9' in done.stderr
     assert_same(weights(Path(config.work_dir) / LAST), of_two)
     assert len(list(Path(config.work_dir).glob('*/*.log'))) == 2
+
+
+def test_a_batch_job_goes_on_after_a_lost_process(job, of_two, slurm_env, tmp_path):
+    config = job('batch', 2, **accident('signal', 13, rank=1))
+    config.custom_imports.imports.append('accidents')
+    path, output = write(config, tmp_path / 'batch.py'), tmp_path / 'output'
+    env = {
+        **with_this_python(slurm_env),
+        **dict(BATCH='1', GPUS='2', MAX_RESTARTS='1', SRUN_ARGS=f'--output={output}'),
+    }
+
+    def scontrol(*arguments: str) -> str:
+        command = ['scontrol', *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True).stdout
+
+    submitted = subprocess.check_output(
+        ['tools/slurm_train.sh', 'all', 'name', path, '--work-dir', config.work_dir],
+        cwd=ROOT,
+        env=env,
+        text=True,
+    )
+    number, state = submitted.split()[-1], {}
+    end = time.monotonic() + 1200
+    while state.get('JobState') not in ('COMPLETED', 'FAILED'):
+        assert time.monotonic() < end, (state, output.read_text())
+        time.sleep(0.2)
+        if state.get('JobState') == 'PENDING' and state['Restarts'] == '1':
+            # Slurm would wait for two minutes.
+            scontrol('update', f'JobId={number}', 'StartTime=now')
+        words = scontrol('show', 'job', number).split()
+        state = dict(word.partition('=')[::2] for word in words)
+    assert state['JobState'] == 'COMPLETED', output.read_text()
+    assert state['Restarts'] == '1' and ': Killed' in output.read_text()
+    assert_same(weights(Path(config.work_dir) / LAST), of_two)
+    assert len(list(Path(config.work_dir).glob('*/*.log'))) == 2
+
+
+def test_slurm_train_starts_the_tool_in_each_task(slurm_env, tmp_path):
+    """What it starts tells what it was given, in place of training."""
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho "$SLURM_PROCID of $SLURM_NTASKS: $*"\n')
+    python.chmod(0o755)
+    lines = subprocess.check_output(
+        ['tools/slurm_train.sh', 'all', 'name', 'a b.py', '--resume'],
+        cwd=ROOT,
+        env={**slurm_env, 'PATH': f'{tmp_path}:{slurm_env["PATH"]}', 'GPUS': '2'},
+        text=True,
+    )
+    arguments = '-u tools/train.py a b.py --launcher slurm --resume'
+    assert sorted(lines.splitlines()) == [f'{i} of 2: {arguments}' for i in range(2)]
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(job, of_two, tmp_path):

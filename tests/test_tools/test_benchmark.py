@@ -210,6 +210,20 @@ def test_launchers(monkeypatch):
     assert srun[0] == 'srun'
     assert {'--gres=gpu:4', '--ntasks=8', '--ntasks-per-node=4', '-p'} <= set(srun)
     assert srun[-3:] == ['c.py', '--launcher', 'slurm']
+    monkeypatch.setenv('GPUS_PER_NODE', '0')
+    srun = Launcher('slurm', 8).command('test.py', 'c.py')
+    assert '--ntasks=8' in srun and not any('gres' in word for word in srun)
+
+
+def test_cells_on_slurm(benchmark, slurm_env, monkeypatch, tmp_path, capsys):
+    for name, value in slurm_env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('SRUN_ARGS', '--partition=all')
+    options = ['--launcher', 'slurm', '--gpus', '2']
+    benchmark([*arguments(tmp_path, 'clip'), *options])
+    assert '[1/1] small_world/clip: mIoU' in capsys.readouterr().out
+    record = read_result(*results_of(tmp_path, 'clip'))
+    assert record['images'] == 12 and record['processes'] == 2
 
 
 def test_two_cells_share_one_training(tmp_path, capsys):

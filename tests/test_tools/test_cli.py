@@ -219,7 +219,7 @@ def test_what_nothing_is_known_of_is_left_to_mmengine():
 @pytest.mark.parametrize(
     'launcher, variable, program',
     [
-        ('slurm', 'SLURM_PROCID', 'srun'),
+        ('slurm', 'SLURM_STEP_NODELIST', 'srun'),
         ('pytorch', 'RANK', 'torchrun'),
         ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
     ],
