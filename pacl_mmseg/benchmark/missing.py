@@ -48,7 +48,7 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
         return None
     root = dataset.get('data_root') or ''
     store = (dataset.get('backend_args') or {}).get('backend', 'local')
-    if not root or '://' in root or store != 'local' or dataset.get('download'):
+    if '://' in root or store != 'local' or dataset.get('download'):
         return None
     kind = DATASETS.get(str(dataset.get('type'))) or object
     segmentation = issubclass(kind, BaseSegDataset)
@@ -71,10 +71,12 @@ def missing_data(cfg: Config, loader: str = 'test_dataloader') -> str | None:
     parts = [*([prefix] if isinstance(prefix, str) else prefix.values())]
     # MMPretrain's CIFAR10 looks into a folder of this name, and does not say so.
     parts += [dataset.get('ann_file'), getattr(kind, 'base_folder', None)]
-    for place in [root, *(os.path.join(root, part) for part in parts if part)]:
+    places = [root, *(os.path.join(root, part) for part in parts if part)]
+    for place in places if root else ():
         if not os.path.exists(place):
             return lacking(place)
-    if trained or not issubclass(kind, BaseDataset):
+    listed = segmentation or (root and issubclass(kind, BaseDataset))
+    if trained or not listed:
         return None
     try:
         records = open_dataset(dict(dataset, pipeline=[])).load_data_list()
