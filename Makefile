@@ -2,6 +2,8 @@
 # STACK=mmlab, for upstream's OpenMMLab packages in place of onedl's, .venv_mmlab.
 PYTHON ?= python3
 STACK ?= onedl
+# How many processes share the tests, a file at a time; each takes 2 GB of memory.
+WORKERS ?= 2
 VENV ?= $(if $(filter mmlab,$(STACK)),.venv_mmlab,.venv)
 PIP = $(VENV)/bin/pip install -c constraints.txt
 
@@ -13,7 +15,7 @@ quickstart: install
 test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 docs: install
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs

@@ -97,7 +97,7 @@ setup(
         'tensorboard': ['tensorboard'],  # curves and pictures of a training run
         'docs': ['sphinx', 'furo', 'myst-parser'],  # `make docs`
         'tests': [
-            *('pytest', 'ruff', 'pycocotools', 'tensorboard'),
+            *('pytest', 'pytest-xdist', 'ruff', 'pycocotools', 'tensorboard'),
             *('moto', 'flask', 'flask-cors'),  # an object store
         ],
     },

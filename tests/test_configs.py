@@ -26,7 +26,7 @@ from pacl_mmseg.registry import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-EXPERIMENTS = [p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts]
+EXPERIMENTS = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
 
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: str(p.relative_to(CONFIGS)))

@@ -393,8 +393,8 @@ def test_no_sample_in_any_shard_is_an_error(tmp_path, messages, repeat):
 
 def test_dead_commands_are_an_error(messages):
     shards = ['pipe:sleep 600', 'pipe:echo no network >&2; exit 1']
-    dataset = ImageTextShards(shards, timeout=0.05, retries=0)
-    with pytest.raises(RuntimeError, match=r' shards in a row.*no data for 0.05 s'):
+    dataset = ImageTextShards(shards, timeout=0.3, retries=0)
+    with pytest.raises(RuntimeError, match=r' shards in a row.*no data for 0.3 s'):
         next(iter(dataset))
     # Two that are silent count as ten each, so three come with at most four others.
     assert 5 <= sample_counts.totals()['broken_shard'] <= 7

@@ -6,12 +6,13 @@ import contextlib
 import copy
 import json
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from processes import Process, script
 
 from pacl_mmseg.apis import load_config
 from pacl_mmseg.benchmark.grid import Cell, Launcher, Training, run_cells
@@ -30,6 +31,30 @@ def benchmark(monkeypatch, tmp_path):
     import benchmark
 
     return benchmark.main
+
+
+class Forked(contextlib.AbstractContextManager):
+    """As ``subprocess.Popen`` of one of ``tools``, but for its imports."""
+
+    def __init__(self, command, stdout, stderr):
+        program, _, path, *words = command
+        assert program == sys.executable
+        self.process, self.log = Process(script, Path(path).name, words), stdout
+
+    def wait(self) -> int:
+        done = self.process.wait()
+        self.log.write((done.stdout + done.stderr).encode())
+        return done.returncode
+
+    def __exit__(self, *error: object) -> None:
+        self.process.process.kill()
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Cells are processes that need not import everything anew."""
+    substitute = SimpleNamespace(Popen=Forked)
+    monkeypatch.setattr('pacl_mmseg.benchmark.grid.subprocess', substitute)
 
 
 def arguments(work_dir: Path, *methods: str) -> list[str]:
@@ -52,14 +77,11 @@ def dry_run(benchmark, *options: str) -> None:
 
 
 def test_killed_started_again_and_a_failure(benchmark, tmp_path, capsys):
-    command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
-    started = subprocess.Popen(
-        [*command, *arguments(tmp_path, 'clip', 'maskclip')], cwd=ROOT
-    )
-    while not results_of(tmp_path, 'clip') and started.poll() is None:
+    started = Process(script, 'benchmark.py', arguments(tmp_path, 'clip', 'maskclip'))
+    while not results_of(tmp_path, 'clip') and started.process.is_alive():
         time.sleep(0.05)
-    started.terminate()
-    assert started.wait() != 0
+    started.process.terminate()
+    assert started.wait().returncode != 0
     assert not results_of(tmp_path, 'maskclip')
     (first,) = results_of(tmp_path, 'clip')
     kept = first.stat().st_mtime_ns
@@ -180,7 +202,7 @@ def test_mistyped_arguments(benchmark, changed, message):
         benchmark([*defaults, *changed])
 
 
-def test_whole_images(benchmark, tmp_path, capsys):
+def test_whole_images(benchmark, forked, tmp_path, capsys):
     options = ['--work-dir', str(tmp_path), '--cfg-options', *SCENES]
     given = ['--methods', 'clip', '--benchmarks', 'small_world_objects']
     benchmark([*given, *options])
@@ -226,7 +248,7 @@ def test_cells_on_slurm(benchmark, slurm_env, monkeypatch, tmp_path, capsys):
     assert record['images'] == 12 and record['processes'] == 2
 
 
-def test_two_cells_share_one_training(tmp_path, capsys):
+def test_two_cells_share_one_training(forked, tmp_path, capsys):
     """As in the quickstart and the ablations."""
     config = load_config(str(ROOT / 'configs' / 'small_world' / 'pacl.py'))
     config.train_cfg.max_iters = 2
