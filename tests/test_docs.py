@@ -27,6 +27,7 @@ import miniatures
 import pytest
 import torch.distributed.run
 from mmengine.config import Config
+from PIL import Image
 from tensorboard.program import TensorBoard
 
 import pacl_cli
@@ -131,6 +132,7 @@ def checkout(tmp_path_factory) -> Iterator[Path]:
         run('tools/train.py', ['configs/small_world/pacl.py'])
         trained = root / 'work_dirs' / 'pacl' / 'iter_2.pth'
         shutil.copy(trained, root / 'CHECKPOINT')
+        Image.new('RGB', (64, 48)).save(root / 'photo.jpg')
         for folder in ('work_dirs/pacl', 'work_dirs/quickstart/pacl'):
             os.makedirs(folder, exist_ok=True)
             shutil.copy(trained, Path(folder, 'iter_150.pth'))
