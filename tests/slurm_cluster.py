@@ -23,7 +23,7 @@ from pathlib import Path
 
 from programs import PATH
 
-PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'srun', 'sbatch', 'setpriv')
+PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'srun', 'sbatch')
 PATIENCE = 120.0  # seconds; on a machine with nothing else to do it takes three
 CONFIG = """\
 ClusterName=one
@@ -70,9 +70,15 @@ def slurm(cpus: int = 8) -> Iterator[dict[str, str]]:
     env = {**os.environ, 'PATH': PATH, 'SLURM_CONF': f'{folder}/slurm.conf'}
     started: list[subprocess.Popen] = []
 
+    # It clears up even if this process is killed.
+    guard = subprocess.Popen(
+        [sys.executable, __file__, '--clear', str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
     def start(name: str, *arguments: str) -> None:
-        # Should this process be killed, they are too.
-        command = ['setpriv', '--pdeathsig', 'KILL', name, *arguments]
+        command = [name, *arguments]
         with (folder / f'{name}.log').open('wb') as log:
             daemon = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         started.append(daemon)
@@ -116,16 +122,9 @@ def slurm(cpus: int = 8) -> Iterator[dict[str, str]]:
         wait_for(lambda: says('sinfo', '--noheader', '--format=%T') == 'idle\n')
         yield env
     finally:
-        # Daemons, and what is left of jobs: all have the folder in their environment.
-        end = time.monotonic() + PATIENCE
-        while (left := processes_of(folder)) and time.monotonic() < end:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
+        guard.communicate(b'\n')
         for daemon in started:
             daemon.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(number: int) -> list[int]:
@@ -140,6 +139,17 @@ def free_ports(number: int) -> list[int]:
             one.close()
 
 
+def clear(folder: Path) -> None:
+    """End daemons and what is left of jobs, and remove their folder."""
+    end = time.monotonic() + PATIENCE
+    while (left := processes_of(folder)) and time.monotonic() < end:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def processes_of(folder: Path) -> list[int]:
     """The processes with this folder in their environment."""
     found = []
@@ -151,6 +161,10 @@ def processes_of(folder: Path) -> list[int]:
 
 
 if __name__ == '__main__':
+    if sys.argv[1:2] == ['--clear']:
+        sys.stdin.readline()  # or the end of the process at the other end
+        clear(Path(sys.argv[2]))
+        sys.exit()
     with slurm() as environment:
         done = subprocess.run(sys.argv[1:] or ['bash'], env=environment)
     sys.exit(done.returncode)
