@@ -4,11 +4,12 @@ the small world: docs/ablations.md.
     python benchmarks/ablations.py
     python benchmarks/ablations.py --only pacl weight_scale_1 --seeds 0
 
-Trains every config of ``configs/small_world/ablations`` and ``future`` once per seed,
-without validation on the way, and evaluates what it ends with on the validation and on
-the test split. What is finished is kept in the work directory and not repeated; what
-fails is reported and does not stop the rest. The tables are printed and written to
-``table.md``.
+Trains every config of ``configs/small_world/ablations``, ``future`` and ``birds`` once
+per seed, without validation on the way, and evaluates what it ends with on the
+validation and on the test split; towers trained from scratch also on whole images, as
+classifiers and by retrieval. What is finished is kept in the work directory and not
+repeated; what fails is reported and does not stop the rest. The tables are printed and
+written to ``table.md``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import argparse
 import copy
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from mmengine.config import ConfigDict
 
 from pacl_mmseg.apis import load_config
 from pacl_mmseg.benchmark.grid import Cell, Launcher, Training, run_cells
@@ -97,6 +100,13 @@ VIDEO = {
         'video_exact_flow': 'along the exact flow',
     },
 }
+BIRDS = {
+    'birds, by φ; trained': {'unbiased': 'without bias', 'biased': 'with bias'},
+    'birds, by the maximum over tokens; trained': {
+        'unbiased_max': 'without bias',
+        'biased_max': 'with bias',
+    },
+}
 # Rows that test the baseline's weights in another way.
 TEST_ONLY = ('stride_4', 'stride_2', *VIDEO['video: scores averaged over time'])
 # Column: split and metric. The first is what may be chosen by.
@@ -117,7 +127,31 @@ VIDEO_COLUMNS = {
     'patch accuracy': ('test', 'patch_accuracy'),
     'flicker': ('test', 'flicker'),
 }
-TABLES = ((QUESTIONS, COLUMNS), (FUTURE, COLUMNS), (VIDEO, VIDEO_COLUMNS))
+BIRD_COLUMNS = {
+    'val: all': ('val', 'accuracy'),
+    'all': ('test', 'accuracy'),
+    'worst group': ('test', 'worst_group'),
+    'gap': ('test', 'gap'),
+    **{
+        f'{bird} on {place}': ('test', f'group/{bird} on {place}')
+        for bird in ('landbird', 'waterbird')
+        for place in ('land', 'water')
+    },
+}
+TABLES = (
+    (QUESTIONS, COLUMNS),
+    (FUTURE, COLUMNS),
+    (VIDEO, VIDEO_COLUMNS),
+    (BIRDS, BIRD_COLUMNS),
+)
+# Compatibilities by which rows are tested on whole images.
+WHOLE_IMAGES = {
+    'scratch_cls': ('cls',),
+    'scratch_phi': ('softmax',),
+    'scratch_both': ('softmax', 'cls'),
+    'clippy_exact': ('max',),
+}
+COMPATIBILITIES = {'cls': 'class token', 'softmax': 'φ', 'max': 'maximum over tokens'}
 ROWS = {
     name: (question, answer)
     for questions, _ in TABLES
@@ -129,7 +163,7 @@ ROWS = {
 def training(name: str, seed: int, work_dir: Path) -> Training:
     """The training of a row; ``seed`` is that of weights, draws and transforms."""
     world = CONFIGS / 'small_world'
-    folders = world, world / 'ablations', world / 'future'
+    folders = world, *(world / name for name in ('ablations', 'future', 'birds'))
     paths = (folder / f'{name}.py' for folder in folders)
     cfg = load_config(str(next(path for path in paths if path.is_file())))
     cfg.randomness = dict(seed=seed)
@@ -140,7 +174,7 @@ def training(name: str, seed: int, work_dir: Path) -> Training:
 
 
 def cells(name: str, seed: int, work_dir: Path) -> list[Cell]:
-    """A row's measurements with one seed, on the validation and the test split."""
+    """A row's measurements with one seed: on both splits, and on whole images."""
     own = training(name, seed, work_dir)
     weights = training(BASELINE, seed, work_dir) if name in TEST_ONLY else own
     found = []
@@ -148,7 +182,24 @@ def cells(name: str, seed: int, work_dir: Path) -> list[Cell]:
         cfg = copy.deepcopy(own.config)
         cfg.test_dataloader = cfg[f'{split}_dataloader']
         found.append(Cell(f'{name}/seed{seed}/{split}', cfg, work_dir, weights))
+    for mode in WHOLE_IMAGES.get(name, ()):
+        for kind in ('classification', 'retrieval'):
+            cfg = load_config(str(CONFIGS / kind / 'pacl_small_world.py'))
+            cfg.model = classifier(own.config.model, mode)
+            cell = f'{name}/seed{seed}/{kind}_{mode}'
+            found.append(Cell(cell, cfg, work_dir, own))
     return found
+
+
+def classifier(segmentor: ConfigDict, mode: str) -> ConfigDict:
+    """The model that classifies by one of the compatibilities that trained these."""
+    model = copy.deepcopy(segmentor)
+    model.update(type='ZeroShotClassifier', train_cfg=None, test_cfg=None)
+    head = model.decode_head
+    second = head.pop('second_compatibility', None)
+    if head.compatibility.mode != mode:
+        head.compatibility = second
+    return model
 
 
 def tables(measured: Sequence[Cell]) -> str:
@@ -156,20 +207,20 @@ def tables(measured: Sequence[Cell]) -> str:
     values: dict[str, dict[str, list[dict]]] = {}
     for cell in measured:
         if record := cell.record():
-            name, _, split = cell.name.split('/')
-            splits = values.setdefault(name, dict(val=[], test=[]))
-            splits[split].append(record['metrics'])
+            name, _, what = cell.name.split('/')
+            values.setdefault(name, {}).setdefault(what, []).append(record['metrics'])
+
+    def row(name: str, columns: Mapping[str, tuple[str, str]]) -> list[str]:
+        of_seeds = [
+            [metrics[key] for metrics in values[name].get(what, ())]
+            for what, key in columns.values()
+        ]
+        return [str(max(map(len, of_seeds))), *map(mean_and_deviation, of_seeds)]
+
     found = []
     for questions, columns in TABLES:
         rows = [
-            [
-                *ROWS[name],
-                str(len(values[name]['test'])),
-                *(
-                    mean_and_deviation([m[key] for m in values[name][split]])
-                    for split, key in columns.values()
-                ),
-            ]
+            [*ROWS[name], *row(name, columns)]
             for answers in questions.values()
             for name in answers
             if name in values
@@ -177,7 +228,26 @@ def tables(measured: Sequence[Cell]) -> str:
         if rows:
             header = ['question (baseline)', 'answer', 'seeds', *columns]
             found.append(markdown_table(header, rows, left=2))
+    rows = [
+        [ROWS[name][1], COMPATIBILITIES[mode], *row(name, whole_columns(mode))]
+        for name, modes in WHOLE_IMAGES.items()
+        for mode in modes
+        if name in values
+    ]
+    if rows:
+        header = ['trained by', 'tested by', 'seeds', *whole_columns('')]
+        found.append(markdown_table(header, rows, left=2))
     return '\n'.join(found)
+
+
+def whole_columns(mode: str) -> dict[str, tuple[str, str]]:
+    """As :data:`COLUMNS`, of tests on whole images by a compatibility."""
+    retrieval = f'retrieval_{mode}'
+    return {
+        'objects, top-1': (f'classification_{mode}', 'accuracy/top1'),
+        'image to text R@1': (retrieval, 'i2t/retrieval/Recall@1'),
+        'text to image R@1': (retrieval, 't2i/retrieval/Recall@1'),
+    }
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> str:

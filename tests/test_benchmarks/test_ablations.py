@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'small_world'
 NAMES = sorted(path.stem for path in (CONFIGS / 'ablations').glob('*.py'))
 FUTURE = sorted(path.stem for path in (CONFIGS / 'future').glob('*.py'))
+BIRDS = sorted(path.stem for path in (CONFIGS / 'birds').glob('*.py'))
 OTHERS = ['clippy_exact', 'pacl_selfsup']
 
 
@@ -41,7 +42,8 @@ def flat(node: object, path: str = '') -> dict[str, object]:
 
 
 def test_every_config_is_a_row_that_changes_one_thing(ablations):
-    assert sorted([*NAMES, *FUTURE, 'pacl', *OTHERS]) == sorted(ablations.ROWS)
+    rows = [*NAMES, *FUTURE, *BIRDS, *OTHERS, 'pacl']
+    assert sorted(rows) == sorted(ablations.ROWS)
     cfg = Config.fromfile(CONFIGS / 'pacl.py')
     baseline = flat(cfg.to_dict())
     seen = set()
@@ -61,7 +63,11 @@ def test_every_config_is_a_row_that_changes_one_thing(ablations):
 
 @pytest.mark.parametrize(
     'name',
-    [n for n in (*NAMES, *FUTURE, *OTHERS) if not n.startswith(('stride', 'video'))],
+    [
+        n
+        for n in (*NAMES, *FUTURE, *BIRDS, *OTHERS)
+        if not n.startswith(('stride', 'video'))
+    ],
 )
 def test_config_trains(ablations, name):
     cfg = ablations.training(name, 3, Path()).config

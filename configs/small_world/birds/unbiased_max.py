@@ -1,0 +1,3 @@
+# unbiased.py, pooled as CLIPpy pools: by the maximum over the patch tokens.
+_base_ = ['unbiased.py']
+model = dict(decode_head=dict(compatibility=dict(mode='max', weight_scale=None)))
