@@ -31,7 +31,7 @@ ifeq ($(STACK),mmlab)
 	$(PIP) torch torchvision 'setuptools<81' wheel ninja
 	CUDA_VISIBLE_DEVICES= CFLAGS='-O0 -g0' $(PIP) --no-build-isolation mmcv
 endif
-	MMCV_WITH_OPS=0 $(PIP) -e '.[$(STACK),nouns,data,tensorboard,tests,docs]'
+	MMCV_WITH_OPS=0 $(PIP) -e '.[$(STACK),nouns,data,demo,tensorboard,tests,docs]'
 	touch $@
 
 clean:

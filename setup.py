@@ -94,11 +94,13 @@ setup(
         # Preparing benchmarks: masks of Pascal Context and of COCO's instances; what
         # MMSeg's converter of Cityscapes calls (it brings along an obsolete `typing`).
         'data': ['pycocotools', 'cityscapesscripts'],
+        'demo': ['gradio>=6.31,<7'],  # `pacl demo`
         'tensorboard': ['tensorboard'],  # curves and pictures of a training run
         'docs': ['sphinx', 'furo', 'myst-parser'],  # `make docs`
         'tests': [
             *('pytest', 'pytest-xdist', 'ruff', 'pycocotools', 'tensorboard'),
             *('moto', 'flask', 'flask-cors'),  # an object store
+            'playwright',  # a browser
         ],
     },
 )

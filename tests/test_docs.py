@@ -280,8 +280,9 @@ def replay(words: list[str]) -> None:
             assert rest[1] in ('spacy', 'pip', 'pacl_mmseg.benchmark.protocol_docs')
             return
         parse(script, rest[1:])
-        # Measurements and the quickstart take minutes.
-        if 'tools' in Path(script).parts and 'quickstart' not in script:
+        # Measurements and the quickstart take minutes; a page is served until Ctrl-C.
+        long = ('quickstart', 'demo')
+        if 'tools' in Path(script).parts and Path(script).stem not in long:
             run(script, rest[1:])
 
 
