@@ -71,11 +71,13 @@ def export(
         raise ValueError(
             f'A {type(model).__name__} cannot be exported, only a ZeroShotSegmentor.'
         )
-    settings = dict(
-        format=_FORMAT,
-        model=json.loads(json.dumps(model.cfg.model)),
-        pipeline=json.loads(json.dumps(steps_of(model.cfg))),
-    )
+    settings = dict(format=_FORMAT, model=model.cfg.model, pipeline=steps_of(model.cfg))
+    try:
+        settings = json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise ValueError(
+            f'The config has what JSON cannot hold ({error}): write types as texts.'
+        ) from error
     settings['model'].pop('pretrained', None)  # None, from MMSeg's init_model
     encoders: dict[str, dict[str, Tensor]] = {}
     for _, part in walk(settings['model']):

@@ -13,7 +13,7 @@ from pacl_mmseg.datasets.transforms.loading import LoadPILImage, to_rgb
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 2**27
-MAX_ASPECT = 100
+MAX_ASPECT = 50
 
 
 def read_image(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:

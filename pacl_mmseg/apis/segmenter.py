@@ -29,7 +29,8 @@ from pacl_mmseg.registry import kind_of
 from pacl_mmseg.utils import did_you_mean
 from pacl_mmseg.utils.names import check_choice
 
-_LONG_SIDE = 2048  # of what is encoded, as the field's configs have it
+# Of what is encoded: at least a token of any encoder, and as the field's configs have.
+_SHORT_SIDE, _LONG_SIDE = 32, 2048
 
 
 class Segmenter:
@@ -297,9 +298,10 @@ def _resized(steps: Sequence[Mapping], short_side: int | None) -> Sequence[Mappi
     """
     if short_side is None:
         return steps
-    if not 16 <= short_side <= _LONG_SIDE:
+    if not _SHORT_SIDE <= short_side <= _LONG_SIDE:
         raise ValueError(
-            f'short_side is from 16 to {_LONG_SIDE} pixels, not {short_side}.'
+            f'short_side is from {_SHORT_SIDE} to {_LONG_SIDE} pixels, not '
+            f'{short_side}.'
         )
     if not any(kind_of(s) == 'Resize' and s.get('keep_ratio') for s in steps):
         raise ValueError(

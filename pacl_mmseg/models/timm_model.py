@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -13,6 +14,7 @@ from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import nn
 
 from pacl_mmseg.models.open_clip_weights import read_weights
+from pacl_mmseg.utils.hub import hub
 from pacl_mmseg.utils.names import check_name, did_you_mean
 
 PREFIX = 'timm/'
@@ -78,9 +80,10 @@ def build_timm(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(init_seed)
             # Without num_classes: so timm wants every weight to be there.
-            trunk = timm.create_model(
-                name, pretrained=pretrained is not None, **source, **options
-            )
+            with nullcontext() if is_file or pretrained is None else hub():
+                trunk = timm.create_model(
+                    name, pretrained=pretrained is not None, **source, **options
+                )
     except TypeError as error:
         raise ValueError(
             f'{model} cannot be built for images of any size: {error}.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import urllib.error
 import urllib.request
@@ -21,14 +22,17 @@ def hub() -> Iterator[None]:
     ``huggingface_hub`` tries again and again for three quarters of a minute for each
     file that is not in its cache. Here one request says whether that is of use.
     """
-    if constants.HF_HUB_OFFLINE or _reachable():
+    before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    if not before[0] and _reachable():
         yield
         return
     constants.HF_HUB_OFFLINE = True
+    logging.disable(logging.ERROR)  # open_clip logs what it then raises
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = False
+        constants.HF_HUB_OFFLINE = before[0]
+        logging.disable(before[1])
 
 
 def _reachable() -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -233,18 +234,18 @@ class Classifier:
         """Scaled scores of all names of the bank, ``(..., K)``, to labels ``(...)``."""
         if self.nobody:
             return scores.new_zeros(scores.shape[:-1], dtype=torch.int64)
-        best, name = _without(scores, self.others).max(-1)
-        labels = self.bank.class_of[name]
+        competing = _without(scores, self.others)
+        labels = self.bank.class_of[_argmax(competing)]
         if self.has_rule:
             scores = _without(scores, self.unknown)
-            best = scores.amax(-1) if self.all_in_rule else best
+            best = (scores if self.all_in_rule else competing).amax(-1)
             margin = self.background.margin(best, scores, self.bank)
             labels.masked_fill_(margin > 0, 0)
         return labels
 
     def winners(self, scores: Tensor) -> Tensor:
         """Like a call, but without the rule: who has the best name."""
-        return self.bank.class_of[_without(scores, self.others).argmax(-1)]
+        return self.bank.class_of[_argmax(_without(scores, self.others))]
 
     def class_scores(self, scores: Tensor) -> Tensor:
         """Log-probabilities of classes ``(..., C)``; their argmax are the labels.
@@ -261,6 +262,13 @@ class Classifier:
             raised = best + self.background.margin(best, log_p, self.bank)
             merged[..., 0] = torch.maximum(merged[..., 0], raised)
         return merged
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """Over the last dimension; NumPy's takes a tenth of the time of PyTorch's."""
+    if scores.device.type != 'cpu':
+        return scores.argmax(-1)
+    return torch.from_numpy(np.asarray(scores.detach().numpy().argmax(-1)))
 
 
 def _without(scores: Tensor, names: Tensor | None) -> Tensor:
