@@ -128,6 +128,7 @@ def of_photo(args: argparse.Namespace, checkpoints: dict[str, str]) -> list:
 def of_benchmark(args: argparse.Namespace, checkpoints: dict[str, str]) -> list:
     """Rows of images of a benchmark: those asked for, the worst, the best."""
     import numpy as np
+    from mmengine.logging import MMLogger
 
     from pacl_mmseg.benchmark import METHODS, compose
     from pacl_mmseg.benchmark.comparison import benchmark_row, predict, test_data
@@ -143,6 +144,8 @@ def of_benchmark(args: argparse.Namespace, checkpoints: dict[str, str]) -> list:
         options['test_dataloader.dataset.indices'] = args.subset
     encoder = args.encoder or 'vitb16'
     configs = {}
+    # MMEngine remarks on every environment variable in every config; not here.
+    MMLogger.get_current_instance().setLevel('WARNING')
     for method in args.methods:
         check_name('method', method, METHODS)
         configs[method] = compose(method, args.benchmark, 'sclip', options, encoder)
@@ -151,12 +154,9 @@ def of_benchmark(args: argparse.Namespace, checkpoints: dict[str, str]) -> list:
             checkpoints.setdefault(method, str(shipped))
         if METHODS[method].trained and method not in checkpoints:
             raise ValueError(f'Give --checkpoint {method}=FILE: {method} is trained.')
-        for lacking in (
-            missing_data(configs[method]),
-            missing_weights(configs[method], fetch=True),
-        ):
-            if lacking:
-                raise ValueError(lacking)
+        config = configs[method]
+        if lacking := missing_data(config) or missing_weights(config, fetch=True):
+            raise ValueError(lacking)
     dataset = test_data(next(iter(configs.values())))
     chosen = list(args.index or [])
     for index in chosen:

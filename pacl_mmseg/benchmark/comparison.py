@@ -22,7 +22,7 @@ from pacl_mmseg.utils import whole_file
 from pacl_mmseg.visualization.drawing import shorten
 
 SUFFIXES = ('.png', '.pdf', '.svg')
-_MOST_NAMES = 16  # in a row's legend
+_LINES = 6  # of a legend, in an inch
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,9 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
 
     path = Path(path)
     columns = len(rows[0].panels)
-    height, width = rows[0].panels[0][1].shape[:2]
-    tall = 2.2 * min(max(height / width, 0.4), 2.5) + 0.35
+    sizes = [picture.shape for row in rows for _, picture in row.panels]
+    tall = 2.2 * min(max(max(h / w for h, w, _ in sizes), 0.4), 2.5) + 0.35
+    most = max(int(tall * _LINES) - 1, 3)  # names, lest a legend reach into the next
     with pyplot.rc_context({'text.parse_math': False, 'svg.fonttype': 'none'}):
         figure, axes = pyplot.subplots(
             len(rows),
@@ -210,12 +211,15 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
                     # Matplotlib hides names that begin with an underscore.
                     label=f' {shorten(name, 24)}',
                 )
-                for name, colour in names[:_MOST_NAMES]
+                for name, colour in names[:most]
             ]
-            if len(names) > _MOST_NAMES:
-                more = f' and {len(names) - _MOST_NAMES} more'
+            if len(names) > most:
+                more = f' and {len(names) - most} more'
                 shown.append(Patch(alpha=0, label=more))
-            line[-1].legend(handles=shown, loc='center left', frameon=False, fontsize=8)
+            legend = line[-1].legend(
+                handles=shown, loc='center left', frameon=False, fontsize=8
+            )
+            legend.set_in_layout(False)  # it would make the pictures smaller
         for axis in axes.flat:
             axis.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)

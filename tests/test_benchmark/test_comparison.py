@@ -103,7 +103,10 @@ def test_forms_of_files(tmp_path):
     for form, start in starts.items():
         draw([row], tmp_path / f'x.{form}')
         assert (tmp_path / f'x.{form}').read_bytes().startswith(start)
-    assert 'and 24 more' in (tmp_path / 'x.svg').read_text()
+    content = (tmp_path / 'x.svg').read_text()
+    shown = re.findall(r'>\s*(\d+)</text>', content)
+    assert shown == [str(index) for index in range(len(shown))]
+    assert f'and {40 - len(shown)} more' in content
 
 
 @pytest.mark.parametrize(
