@@ -72,16 +72,17 @@ def with_legend(
     rows = max(min(picture.height // line - 1, _MOST_ROWS), 1)
     font = text_font(round(line * 0.66))
     texts = [
-        (colour, f'{shorten(word)}  {share:.1%}')
+        (colour, shorten(word), f'{share:.1%}')
         for share, word, colour in entries[:rows]
     ]
     if len(entries) > rows:
-        texts.append((None, f'and {len(entries) - rows} more'))
-    width = round(max(font.getlength(text) for _, text in texts) + 2.5 * line)
+        texts.append((None, f'and {len(entries) - rows} more', ''))
+    lengths = [font.getlength(word) + font.getlength(share) for _, word, share in texts]
+    width = round(max(lengths) + 3 * line)
     canvas = Image.new('RGB', (picture.width + width, picture.height), 'white')
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
-    for row, (colour, text) in enumerate(texts):
+    for row, (colour, word, share) in enumerate(texts):
         left, top = picture.width + line // 2, line // 2 + row * line
         if colour is not None:
             draw.rectangle(
@@ -89,8 +90,11 @@ def with_legend(
                 fill=colour,
                 outline='grey',
             )
-        place = (left + line, top + line / 2)
-        draw.text(place, text, fill='black', font=font, anchor='lm')
+        # Apart: beside a word that is written from right to left a number would move.
+        for text in (word, share):
+            place = (left + line, top + line / 2)
+            draw.text(place, text, fill='black', font=font, anchor='lm')
+            left += font.getlength(text) + line / 2
     return canvas
 
 
