@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--small-world', action='store_true', help='offer what needs no download, alone'
     )
+    parser.add_argument('--encoder', help='offer it alone: vitb16, vitl14 or rn50')
     parser.add_argument('--checkpoint', help='of PACL, from train.py')
+    parser.add_argument('--pretrained', help="file or tag of the encoder's weights")
     parser.add_argument(
         '--host',
         default='127.0.0.1',
@@ -35,7 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pacl_mmseg.app import serving
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # temporary files go
-    with serving(args.small_world, args.checkpoint, args.host, args.port) as address:
+    page = serving(
+        args.small_world,
+        args.encoder,
+        args.checkpoint,
+        args.pretrained,
+        args.host,
+        args.port,
+    )
+    with page as address:
         print(f'The page is at {address} until Ctrl-C.', flush=True)
         threading.Event().wait()
 

@@ -39,12 +39,14 @@ _STYLE = """
 .overlay img { max-height: 34rem }
 .heat .grid-wrap { min-height: 0 !important; max-height: none !important;
     padding-top: 2rem !important }
+.heat .grid-container {
+    grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important }
 .areas { width: 100%; border: 0 !important; font-variant-numeric: tabular-nums }
 .areas tr { border: 0 !important }
 .areas td { padding: .1em .4em; border: 0 !important; background: none !important }
 .areas td:nth-child(1) { width: 1em }
 .areas td:nth-child(2) { overflow-wrap: anywhere; text-align: left }
-.areas td:nth-child(3) { width: 40% }
+.areas td:nth-child(3) { width: 30% }
 .areas td:nth-child(4) { width: 4em; text-align: right }
 .areas i { display: block; width: 1em; height: 1em; border-radius: .2em }
 .areas b { display: block; height: .5em; border-radius: .25em;
@@ -132,6 +134,7 @@ def create_page(
 
     with _Page(
         title=_TITLE,
+        fill_width=True,
         analytics_enabled=False,
         delete_cache=(60, round(60 * limits.minutes)),
     ) as page:
@@ -238,8 +241,6 @@ def _panel(number: int, limits: Limits) -> tuple[Any, ...]:
         file = gr.DownloadButton('Download masks', size='sm', elem_id=f'masks-{number}')
         gallery = gr.Gallery(
             label=f'Heat maps (at most {limits.heat_maps}): blue 0, red the highest',
-            columns=3,
-            fit_columns=False,
             object_fit='contain',
             height='auto',
             interactive=False,
@@ -265,6 +266,4 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except _EXPECTED as error:
-        raise gr.Error(
-            html.escape(str(error)), title='Not possible', print_exception=False
-        ) from error
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error

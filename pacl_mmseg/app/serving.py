@@ -16,9 +16,10 @@ from pacl_mmseg.app.page import LOOKS, create_page
 from pacl_mmseg.app.work import Limits
 from pacl_mmseg.benchmark.methods import METHODS
 from pacl_mmseg.datasets.small_world import render_scene
+from pacl_mmseg.utils import check_name
 
 SMALL_WORLD = 'small world'
-ENCODERS = {'vitb16': 'CLIP ViT-B/16', 'vitl14': 'CLIP ViT-L/14'}
+ENCODERS = {'vitb16': 'ViT-B/16', 'vitl14': 'ViT-L/14', 'rn50': 'ResNet-50'}
 RESOLUTIONS = (224, 336, 448, 672)
 _MODELS = 4  # kept in memory
 _SCENES = (3, 8, 11)  # of the small world's test split
@@ -27,7 +28,9 @@ _SCENES = (3, 8, 11)  # of the small world's test split
 @contextmanager
 def serving(
     small_world: bool = False,
+    encoder: str | None = None,
     checkpoint: str | None = None,
+    pretrained: str | None = None,
     host: str = '127.0.0.1',
     port: int | None = None,
     limits: Limits | None = None,
@@ -40,7 +43,9 @@ def serving(
 
     Args:
         small_world: Offer the small world's encoder alone: nothing is downloaded.
-        checkpoint: For PACL with a real encoder.
+        encoder: Offer this one alone, besides the small world's.
+        checkpoint: For PACL; of ``encoder``, by default ``vitb16``, as is the next.
+        pretrained: Weights in place of OpenAI's, a file or tag.
         host: Address to listen at; ``0.0.0.0`` lets other machines in.
         port: By default the first free one from 7860 on.
         limits: What a visitor may ask for.
@@ -49,20 +54,32 @@ def serving(
         The page's address.
 
     Raises:
-        OSError: The port is taken.
+        ValueError: There is no such encoder, or it comes with ``small_world``.
+        OSError: The port is taken; or see :class:`~pacl_mmseg.apis.Segmenter`.
     """
     limits = limits or Limits()
 
     @lru_cache(_MODELS)
-    def segmenter(method: str, encoder: str) -> Segmenter:
-        if encoder == SMALL_WORLD:
+    def segmenter(method: str, name: str) -> Segmenter:
+        if name == SMALL_WORLD:
             return Segmenter(method, world='small')
         trained = METHODS[method].trained
         return Segmenter(
-            method, encoder=encoder, checkpoint=checkpoint if trained else None
+            method,
+            encoder=name,
+            checkpoint=checkpoint if trained else None,
+            pretrained=pretrained,
         )
 
     encoders = {} if small_world else ENCODERS
+    if encoder or checkpoint or pretrained:
+        if small_world:
+            raise ValueError('The small world has its own encoder: leave others out.')
+        encoder = encoder or 'vitb16'
+        check_name('encoder', encoder, ENCODERS)
+        encoders = {encoder: ENCODERS[encoder]}
+        if checkpoint or pretrained:  # what is wrong with them is said at once
+            segmenter('pacl' if checkpoint else 'naclip', encoder)
     names = ['naclip', 'sclip', 'clearclip', 'maskclip', 'clip']
     names.insert(0 if small_world or checkpoint else len(names), 'pacl')
     with tempfile.TemporaryDirectory(prefix='pacl_demo_') as folder:

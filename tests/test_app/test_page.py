@@ -279,6 +279,20 @@ def test_a_computation_ends_in_time():
     assert module(1) == 1
 
 
+def test_what_cannot_be_served(tmp_path):
+    _need()
+    from pacl_mmseg.app import serving
+
+    missing = str(tmp_path / 'no.pth')
+    for options, reason in (
+        (dict(small_world=True, encoder='rn50'), 'leave others out'),
+        (dict(encoder='vitb61'), "mean 'vitb16'"),
+        (dict(pretrained=missing), 'no.pth'),
+    ):
+        with pytest.raises((ValueError, OSError, RuntimeError), match=reason):
+            serving(**options).__enter__()
+
+
 def test_without_gradio(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(ImportError, match=r"pip install 'pacl-mmseg\[demo\]'"):
