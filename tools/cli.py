@@ -169,7 +169,8 @@ def config_to_analyse(args: argparse.Namespace, reads_data: bool = True) -> Conf
 def checkpoint_first(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """A checkpoint, if these arguments begin with one, and the others."""
     first, *rest = words or ['']
-    return (first, rest) if first.endswith('.pth') else (None, list(words))
+    found = first.endswith(('.pth', '.safetensors'))
+    return (first, rest) if found else (None, list(words))
 
 
 def run(main: Callable[[], object]) -> None:
