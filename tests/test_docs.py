@@ -112,7 +112,7 @@ def checkout(tmp_path_factory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp('checkout')
     for name in ('configs', 'docs'):
         shutil.copytree(ROOT / name, root / name)
-    for name in ('tools', 'benchmarks', 'setup.py', 'constraints.txt'):
+    for name in ('tools', 'demo', 'benchmarks', 'setup.py', 'constraints.txt'):
         (root / name).symlink_to(ROOT / name)
     programs = root / 'programs'
     programs.mkdir()
