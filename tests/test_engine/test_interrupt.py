@@ -36,6 +36,14 @@ class SignalGroup(Hook):
                 os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal: a shell starts what runs in the background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def config(config):
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
