@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -324,6 +325,19 @@ def test_python(block, checkout, monkeypatch):
         run('tools/test.py', [config, 'CHECKPOINT'])
     else:
         exec(compile(block.text, block.place, 'exec'), {})
+
+
+@pytest.mark.parametrize('name', ['small_world'])
+def test_notebook(name, checkout, capsys):
+    """Its cells print what is stored in it."""
+    path = ROOT / 'docs' / 'notebooks' / f'{name}.ipynb'
+    names = {}
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        if cell['cell_type'] == 'code':
+            exec(compile(''.join(cell['source']), str(path), 'exec'), names)
+            streams = [o for o in cell['outputs'] if o['output_type'] == 'stream']
+            stored = ''.join(line for stream in streams for line in stream['text'])
+            assert capsys.readouterr().out == stored
 
 
 def test_what_is_not_run_says_why():
