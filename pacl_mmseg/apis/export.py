@@ -33,6 +33,9 @@ _ENCODER = re.compile(r'encoder\d*\.safetensors')
 _FREE_TEXT = ('templates', 'vocabulary')
 # What MMEngine does with these is to read pickled files, or to import modules.
 _REFUSED_KEYS = ('init_cfg', 'custom_imports', 'checkpoint', 'data_root', 'clip')
+# Of a tokenizer: what open_clip itself goes by. The rest is for transformers, which
+# can be told to run what it downloads.
+_TOKENIZER_KEYS = ('clean', 'context_length', 'language', 'strip_sep_token')
 # Names of files, addresses and modules have other characters. Towers of timm and of
 # Hugging Face have one slash more.
 _PLAIN_TEXT = re.compile(r'[\w+-][\w .+-]*')
@@ -212,6 +215,11 @@ def _check_part(value: Any, place: str, registry: Registry) -> None:
                 raise ValueError(f'{SETTINGS}: {place}.{key} is not allowed here.')
             if key == 'pretrained' and set(value) - {*ENCODER_KEYS, 'vision', 'text'}:
                 raise ValueError(f'{SETTINGS}: {place}.{key} is not of an encoder.')
+            if key == 'tokenizer_kwargs' and {*(child or ())} - {*_TOKENIZER_KEYS}:
+                raise ValueError(
+                    f'{SETTINGS}: {place}.{key} has more than '
+                    f'{", ".join(_TOKENIZER_KEYS)}, which alone are allowed here.'
+                )
             if key not in _FREE_TEXT:
                 _check_part(child, f'{place}.{key}', registry)
     elif isinstance(value, list):

@@ -6,7 +6,12 @@ import io
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from ssl import SSLCertVerificationError
+from threading import Event
+from unittest import mock
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -305,6 +310,11 @@ def damage(folder: Path, how: str) -> None:
             model['encoder']['pretrained'] = '../../secret.safetensors'
         elif how == 'address':
             model['encoder']['model'] = 'hf-hub:evil/model'
+        elif how == 'remote code':
+            model['encoder']['model']['text_cfg'].update(
+                hf_tokenizer_name='evil/model',
+                tokenizer_kwargs=dict(trust_remote_code=True),
+            )
         elif how == 'scope':
             model['_scope_'] = 'os'
         (folder / 'config.json').write_text(json.dumps(settings))
@@ -327,6 +337,7 @@ def damage(folder: Path, how: str) -> None:
         ('pretrained', 'model.pretrained is not of an encoder'),
         ('path', 'no plain name'),
         ('address', 'no plain name'),
+        ('remote code', 'tokenizer_kwargs has more than clean'),
         ('scope', 'model._scope_ is not allowed'),
         ('no json', 'it is no JSON'),
     ],
@@ -414,6 +425,25 @@ def test_without_a_connection_the_hub_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')  # nobody listens
-    with hub():
-        assert constants.HF_HUB_OFFLINE
+    inside = Event()
+
+    def use(wait: bool) -> None:
+        if wait:
+            inside.wait()
+        with hub():
+            assert constants.HF_HUB_OFFLINE
+            inside.set()
+            Event().wait(0.2)  # in which the other one may come
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(use, (True, False))] == [None, None]
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_certificate_that_python_does_not_know_is_an_answer(monkeypatch):
+    from pacl_mmseg.utils import hub
+
+    for reason, answered in ((SSLCertVerificationError(), True), (OSError(), False)):
+        error = URLError(reason)
+        monkeypatch.setattr('urllib.request.urlopen', mock.Mock(side_effect=error))
+        assert hub._reachable() is answered
