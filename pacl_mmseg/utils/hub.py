@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from huggingface_hub import constants
 
 # Seconds; a name that is not found or a refused connection is known at once.
 _PATIENCE = 4
+# The settings that are changed here are the whole process'.
+_lock = threading.RLock()
 
 
 @contextmanager
@@ -22,17 +25,18 @@ def hub() -> Iterator[None]:
     ``huggingface_hub`` tries again and again for three quarters of a minute for each
     file that is not in its cache. Here one request says whether that is of use.
     """
-    before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
-    if not before[0] and _reachable():
-        yield
-        return
-    constants.HF_HUB_OFFLINE = True
-    logging.disable(logging.ERROR)  # open_clip logs what it then raises
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before[0]
-        logging.disable(before[1])
+    with _lock:
+        before = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+        if not before[0] and _reachable():
+            yield
+            return
+        constants.HF_HUB_OFFLINE = True
+        logging.disable(logging.ERROR)  # open_clip logs what it then raises
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before[0]
+            logging.disable(before[1])
 
 
 def _reachable() -> bool:
@@ -45,8 +49,10 @@ def _reachable() -> bool:
             urllib.request.urlopen(request, timeout=_PATIENCE).close()
         except urllib.error.HTTPError:
             pass  # an answer, too
-        except (OSError, ValueError):
-            return
+        except (OSError, ValueError) as error:
+            # The hub's own client brings certificates along, which Python may lack.
+            if not isinstance(getattr(error, 'reason', error), ssl.SSLError):
+                return
         answered.set()
 
     # Looking up a name takes its own time, whatever the timeout.
