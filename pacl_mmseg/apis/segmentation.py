@@ -159,7 +159,15 @@ class Segmentation:
         labels = Image.fromarray(self.labels)
         if self.labels.dtype == np.uint8:
             labels.putpalette(self.palette.tobytes())
-        files = {'overlay.png': self.picture(opacity), 'labels.png': labels}
+        files: list[Path] = []
+
+        def write(name: str, picture: Image.Image) -> None:
+            files.append(folder / name)
+            with whole_file(files[-1]) as part:
+                picture.save(part)
+
+        write('overlay.png', self.picture(opacity))
+        write('labels.png', labels)
         largest = sorted(self.words, key=lambda word: -self.areas[word])[:heat_maps]
         highest = self.scores.best.max() if largest else 1
         for start in range(0, len(largest), 4):  # at once, so as not to fill memory
@@ -168,16 +176,13 @@ class Segmentation:
                 number = self.words.index(word) + 1
                 name = re.sub(r'[^\w-]+', '_', word)[:40]
                 drawn = heat(self.image, scores, highest, opacity)
-                files[f'heat_maps/{number:03}_{name}.png'] = Image.fromarray(drawn)
-        for name, picture in files.items():
-            with whole_file(folder / name) as part:
-                picture.save(part)
+                write(f'heat_maps/{number:03}_{name}.png', Image.fromarray(drawn))
         height, width = self.labels.shape
         summary = dict(width=width, height=height, areas=self.areas)
         with whole_file(folder / 'areas.json') as part:
             text = json.dumps(summary, indent=1, ensure_ascii=False)
             part.write_text(text + '\n', encoding='utf-8')
-        return [folder / name for name in (*files, 'areas.json')]
+        return [*files, folder / 'areas.json']
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 MAX_WORDS = 1000
 MAX_CHARACTERS = 500
+_NAMES = 5  # of a class, on average
 
 
 def read_words(
@@ -22,7 +23,7 @@ def read_words(
     Args:
         words: Per class a name, a string of comma-separated synonyms
             (``'cat, kitten'``), or a list of synonyms.
-        max_words: Classes.
+        max_words: Classes; there may be five times as many names.
         max_characters: Of a class, all its names together.
 
     Returns:
@@ -31,7 +32,7 @@ def read_words(
     Raises:
         ValueError: There are fewer than two classes, too many, or one that is empty,
             too long or no text; or two that share a name, but for capitals, since the
-            tokenizer makes them small.
+            tokenizer makes them small; or there are too many names.
     """
     if isinstance(words, str) or not isinstance(words, Sequence):
         raise ValueError("Give the words as a list, such as ['cat, kitten', 'sofa'].")
@@ -71,6 +72,11 @@ def read_words(
         if not kept:
             raise ValueError(f'Word {number} is empty: leave it out.')
         classes.append(list(kept.values()))
+    if len(owners) > _NAMES * max_words:
+        raise ValueError(
+            f'The words have {len(owners):,} names, but at most '
+            f'{_NAMES * max_words:,} are taken: leave some out.'
+        )
     if len(classes) < 2:
         raise ValueError(
             'Give at least two words, since every pixel gets one of them: what you '

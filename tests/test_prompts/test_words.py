@@ -39,6 +39,7 @@ def test_what_is_taken(words, names):
         (['cat', 'd\x00g'], 'Word 2 has the control character U\\+0000'),
         (['cat', 'd\ng'], 'control character U\\+000A'),
         (['cat', '\ud800'], 'control character U\\+D800'),
+        ([f'{i}, a{i}, b{i}, c{i}, d{i}, e{i}' for i in range(1000)], '6,000 names'),
         ([str(i) for i in range(1001)], 'There are 1,001 words, but at most 1,000'),
     ],
 )
