@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,7 +101,11 @@ def create_page(
             if resolution not in sides:
                 raise ValueError('There is no such resolution.')
             words = work.read_lines(text or '', limits)
-            image = work.read_photo(photo['path'], limits)
+            # Gradio looks after paths only where a request says that they are files.
+            path = os.path.realpath(photo['path'])
+            if not path.startswith(os.path.realpath(page.GRADIO_CACHE) + os.sep):
+                raise ValueError('Send a photo, not where one lies.')
+            image = work.read_photo(path, limits)
             kept, maps = [], []
             for method in dict.fromkeys((first, second)):
                 if method != _NONE:

@@ -23,7 +23,7 @@ from pacl_mmseg.prompts.words import read_words
 from pacl_mmseg.visualization import heat
 
 HIDDEN = 255  # in a label map: below the threshold
-_LEAST = 384  # pixels of the shorter side of a picture on the page
+_LEAST = 384  # pixels of the longer side of a picture on the page
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -312,21 +313,30 @@ def test_only_its_own_folder_is_served(address):
     assert refused.value.code == 413
 
 
-def test_no_address_is_fetched_for_a_visitor(address):
+@pytest.mark.parametrize('kind', ['address', 'file', 'file without a type'])
+def test_a_visitor_sends_photos_alone(address, tmp_path, kind):
+    path = str(image_file(tmp_path / 'secret.png'))
+    if kind == 'address':
+        path = 'https://example.com/a.png'
+    typed = dict(meta={'_type': 'gradio.FileData'})
+    photo = dict(path=path, **({} if kind == 'file without a type' else typed))
     with urlopen(f'{address}config') as answer:
         config = json.load(answer)
     (compute,) = (f for f in config['dependencies'] if len(f['inputs']) == 8)
-    photo = dict(path='https://example.com/a.png', meta={'_type': 'gradio.FileData'})
     values = [photo, 'red\nblue', 'pacl', 'none', 'small world', 'default', 0.5, 0]
-    event = dict(data=values, fn_index=compute['id'], session_hash='nobody')
-    kind = {'Content-Type': 'application/json'}
+    event = dict(data=values, fn_index=compute['id'], session_hash=kind)
+    header = {'Content-Type': 'application/json'}
     request = Request(
-        f'{address}gradio_api/queue/join', json.dumps(event).encode(), kind
+        f'{address}gradio_api/queue/join', json.dumps(event).encode(), header
     )
     urlopen(request).close()
-    with urlopen(f'{address}gradio_api/queue/data?session_hash=nobody') as answer:
+    with urlopen(
+        f'{address}gradio_api/queue/data?session_hash={quote(kind)}'
+    ) as answer:
         completed = next(line for line in answer if b'process_completed' in line)
-    assert b'not its address' in completed
+    assert b'"success":false' in completed
+    reasons = {'address': b'not its address', 'file without a type': b'not where one'}
+    assert reasons.get(kind, b'') in completed
 
 
 def test_no_request_leaves_the_host(visitor, browser, address):
