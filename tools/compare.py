@@ -149,6 +149,8 @@ def of_benchmark(args: argparse.Namespace, checkpoints: dict[str, str]) -> list:
     for method in args.methods:
         check_name('method', method, METHODS)
         configs[method] = compose(method, args.benchmark, 'sclip', options, encoder)
+        if method in checkpoints and not METHODS[method].trained:
+            raise ValueError(f'{METHODS[method].title} takes no checkpoint.')
         if args.benchmark == 'small_world' and method == 'pacl':
             shipped = CONFIGS / 'small_world' / 'pacl.safetensors'
             checkpoints.setdefault(method, str(shipped))

@@ -188,9 +188,10 @@ def segment_video(
 
         for _, result in segmenter.stream(frames, words):
             drawn = result.overlay(opacity)
-            # As wide as with all words: the legend of a frame has those in it.
+            # As wide as with the longest words: the legend of a frame has those in it.
             if count == 0:
-                shares = dict.fromkeys(result.words, 1.0)
+                longest = sorted(result.words, key=len, reverse=True)
+                shares = dict.fromkeys(longest, 1.0)
                 frame_size = with_legend(drawn, shares, result.palette).size
             canvas = Image.new('RGB', frame_size, 'white')
             canvas.paste(with_legend(drawn, result.areas, result.palette))
@@ -290,7 +291,7 @@ def _is_finished(place: Path, settings: Mapping[str, Any], source: Path) -> bool
         wanted = json.loads(json.dumps(dict(settings, source=stamp(source)[1:])))
         files = record.pop('files')
         return record == wanted and all((place / name).is_file() for name in files)
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return False
 
 

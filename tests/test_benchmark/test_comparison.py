@@ -120,6 +120,10 @@ def test_forms_of_files(tmp_path):
         ('a.png cat dog --checkpoint pacl=a.pth', 'for methods that are drawn'),
         ('--benchmark small_world', 'Give --index, --worst or --best'),
         ('--benchmark small_world --index 500', 'has images 0 to 499, not 500'),
+        (
+            '--benchmark small_world --methods clip --checkpoint clip=a.pth',
+            'CLIP takes no checkpoint',
+        ),
         ('--benchmark small_world --methods nms05', 'Give --checkpoint nms05=FILE'),
     ],
 )

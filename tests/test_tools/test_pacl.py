@@ -12,8 +12,6 @@ import pytest
 import pacl_cli
 from pacl_mmseg.apis import load_config
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def pacl(monkeypatch, tmp_path):
@@ -49,10 +47,6 @@ print({m for m in {*sys.modules} - before if 'site-packages' in (
 
 @pytest.mark.parametrize('verb', pacl_cli.VERBS)
 def test_help_of_a_verb(pacl, verb, capsys):
-    if not (ROOT / 'tools' / pacl_cli.VERBS[verb][0]).is_file():
-        with pytest.raises(SystemExit, match=f'no `pacl {verb}`'):
-            pacl([verb])
-        return
     with pytest.raises(SystemExit) as end:
         pacl([verb, '--help'])
     assert end.value.code == 0
