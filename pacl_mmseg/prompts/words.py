@@ -60,6 +60,12 @@ def read_words(
             )
         kept: dict[str, str] = {}
         for name in map(str.strip, names):
+            if not name and isinstance(word, str) and ',' in word:
+                raise ValueError(
+                    f'Word {number} has a comma without a name at each side: commas '
+                    "join names of the same thing, as in 'cat, kitten', and are not "
+                    'between words.'
+                )
             _check_characters(name, number)
             key = unicodedata.normalize('NFKC', name).casefold()
             first = owners.setdefault(key, number)
