@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from mmengine.config import Config
@@ -78,6 +79,23 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
     if getattr(args, 'amp', False):
         options.setdefault('optim_wrapper.type', 'AmpOptimWrapper')
     return options
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of results, before anything slow is done for them.
+
+    Raises:
+        ValueError: It cannot be made, or nothing can be written to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'Nothing can be written to the folder {folder} ({error.strerror}): give '
+            'another one.'
+        ) from error
 
 
 def set_data_root(args: argparse.Namespace) -> None:

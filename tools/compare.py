@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pacl_mmseg.benchmark.comparison import check_suffix
 
     check_suffix(args.out)
+    cli.make_folder(Path(args.out).parent)
     pairs = [item.partition('=')[::2] for item in args.checkpoint]
     checkpoints = dict(pairs)
     args.methods = [*dict.fromkeys(args.methods)]

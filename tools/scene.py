@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     from pacl_mmseg.datasets.small_world import render_scene
     from pacl_mmseg.utils import whole_file
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    cli.make_folder(args.out)
     files, words = [], {}
     for index in range(args.number):
         scene = render_scene(index, split='test')

@@ -12,9 +12,10 @@ segmented for itself, and there is no sound.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
             raise ValueError(
                 f'There is no image in {args.source}; videos are segmented one by one.'
             )
+    cli.make_folder(args.out)
     method = args.method or ('pacl' if args.small_world else 'naclip')
     options = dict(
         checkpoint=args.checkpoint,
@@ -104,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> bool:
         return True
     root = args.source if is_folder else args.source.parent
     done, failures = segment_images(*given, images, root, args.out, settings, *drawing)
+    if args.small_world:
+        warn_of_photos(done)
     if not is_folder:
         for reason in failures.values():
             raise ValueError(reason)
@@ -131,6 +135,19 @@ def all_settings(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if settings[name] is not None and os.path.exists(settings[name]):
             settings[name] = stamp(settings[name])
     return settings
+
+
+def warn_of_photos(places: Iterable[Path]) -> None:
+    """Say of results in the small world if they are of no scenes, by their sizes."""
+    for place in places:
+        found = json.loads((place / 'areas.json').read_text(encoding='utf-8'))
+        if (found['width'], found['height']) != (64, 64):
+            print(
+                'The small world knows scenes alone, such as pacl scene writes: of '
+                'photos this means nothing.',
+                file=sys.stderr,
+            )
+            return
 
 
 def report(place: Path, areas: Mapping[str, float] | None) -> None:

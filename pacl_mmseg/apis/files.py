@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg')
 # Written last: what a result was made of and how. A folder that has it is a result.
 RECORD = 'segmentation.json'
+LOCK = '.lock'
 
 
 def find_images(folder: Path, out: Path) -> tuple[list[Path], int]:
@@ -103,6 +105,8 @@ def segment_images(
                 f'The results of {image} would be in a folder of its own name beside '
                 'it: give another folder for them.'
             )
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
     done: dict[Path, dict[str, float] | None] = {}
     failures: dict[Path, str] = {}
     todo = []
@@ -124,9 +128,10 @@ def segment_images(
 
         for image, result in segmenter.stream(todo, words, on_error=skip):
             place = places[image]
-            _begin(place)
-            files = result.save(place, heat_maps, opacity)
-            _finish(place, settings, image, files)
+            with lock:  # another run may be writing there, too
+                _begin(place)
+                files = result.save(place, heat_maps, opacity)
+                _finish(place, settings, image, files)
             done[place] = result.areas
             bar.update()
     return done, failures

@@ -12,9 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from pacl_mmseg import Segmenter
+from pacl_mmseg.apis import Segmentation
 from pacl_mmseg.datasets.small_world import CLASSES, IGNORE_INDEX, render_scene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,10 @@ def test_a_photo(run):
         assert f'{areas[word]:6.1%}  {word}' in said
     assert len(list((folder / 'heat_maps').glob('*.png'))) == len(scene.nouns)
     assert (folder / 'overlay.png').is_file()
+    assert 'means nothing' not in said
+    Image.fromarray(scene.image).resize((96, 80)).save('photo.png')
+    said = run('segment', 'photo.png', *scene.nouns, '--small-world')[1]
+    assert 'of photos this means nothing' in said
 
 
 WORDS = ('plain red, red', 'plain blue')
@@ -130,6 +136,20 @@ def test_a_folder(run):
     )
 
 
+def test_two_runs_do_not_write_at_once(run, monkeypatch):
+    save_scene('a.png')
+    save = Segmentation.save
+
+    def while_others_wait(*args):
+        with pytest.raises(Timeout):
+            FileLock('out/.lock').acquire(timeout=0)
+        return save(*args)
+
+    monkeypatch.setattr(Segmentation, 'save', while_others_wait)
+    assert run('segment', 'a.png', *WORDS, '--small-world', '-o', 'out')[0]
+    FileLock('out/.lock').acquire(timeout=0).lock.release()
+
+
 def test_a_video(run):
     size = (96, 64)
     codec = cv2.VideoWriter_fourcc(*'mp4v')
@@ -179,6 +199,14 @@ def test_what_is_refused(run):
         run('segment', 'a.png', 'cat')
     with pytest.raises(ValueError, match='heat-maps'):
         run('segment', 'a.png', *WORDS, '--heat-maps', -1)
+    Path('file').touch()
+    for tool, *given in (
+        ('segment', 'a.png', *WORDS, *small, 'file'),
+        ('scene', '-o', 'file/x'),
+        ('compare', 'a.png', *WORDS, *small, 'file/x.png'),
+    ):
+        with pytest.raises(ValueError, match='Nothing can be written to the folder fi'):
+            run(tool, *given)
     shutil.copy('a.png', 'b.png')
     Path('a.png').write_bytes(b'no image')
     with pytest.raises(ValueError, match=r'a\.png is damaged'):
