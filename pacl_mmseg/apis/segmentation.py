@@ -102,7 +102,9 @@ class Segmentation:
         shares = (counts / self.labels.size).tolist()
         return dict(zip(self.words, shares, strict=True))
 
-    def overlay(self, opacity: float = 0.6, threshold: float | None = None):
+    def overlay(
+        self, opacity: float = 0.6, threshold: float | None = None
+    ) -> np.ndarray:
         """The labels in their colours over the image, RGB, uint8, ``(H, W, 3)``.
 
         Args:

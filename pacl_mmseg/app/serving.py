@@ -14,7 +14,7 @@ from PIL import Image
 from pacl_mmseg.apis.segmenter import Segmenter
 from pacl_mmseg.app.page import LOOKS, create_page
 from pacl_mmseg.app.work import Limits
-from pacl_mmseg.benchmark.methods import METHODS
+from pacl_mmseg.benchmark.methods import HAVE, METHODS
 from pacl_mmseg.datasets.small_world import render_scene
 from pacl_mmseg.utils import check_name
 
@@ -72,6 +72,7 @@ def serving(
         )
 
     encoders = {} if small_world else ENCODERS
+    names = ['naclip', 'sclip', 'clearclip', 'maskclip', 'clip']
     if encoder or checkpoint or pretrained:
         if small_world:
             raise ValueError('The small world has its own encoder: leave others out.')
@@ -79,8 +80,8 @@ def serving(
         check_name('encoder', encoder, ENCODERS)
         encoders = {encoder: ENCODERS[encoder]}
         if checkpoint or pretrained:  # what is wrong with them is said at once
-            segmenter('pacl' if checkpoint else 'naclip', encoder)
-    names = ['naclip', 'sclip', 'clearclip', 'maskclip', 'clip']
+            able = (name for name in names if encoder in HAVE[METHODS[name].takes])
+            segmenter('pacl' if checkpoint else next(able), encoder)
     names.insert(0 if small_world or checkpoint else len(names), 'pacl')
     with tempfile.TemporaryDirectory(prefix='pacl_demo_') as folder:
         # Gradio asks for it whenever it makes a part of a page.

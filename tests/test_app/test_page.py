@@ -289,6 +289,7 @@ def test_what_cannot_be_served(tmp_path):
         (dict(small_world=True, encoder='rn50'), 'leave others out'),
         (dict(encoder='vitb61'), "mean 'vitb16'"),
         (dict(pretrained=missing), 'no.pth'),
+        (dict(encoder='rn50', pretrained=missing), 'no.pth'),
     ):
         with pytest.raises((ValueError, OSError, RuntimeError), match=reason):
             serving(**options).__enter__()
