@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,11 @@ def serving(
 
     Raises:
         ValueError: There is no such encoder, or it comes with ``small_world``.
-        OSError: The port is taken; or see :class:`~pacl_mmseg.apis.Segmenter`.
+        OSError: Nothing can listen at host and port, which may be taken; or see
+            :class:`~pacl_mmseg.apis.Segmenter`.
     """
     limits = limits or Limits()
+    _check_address(host, port)
 
     @lru_cache(_MODELS)
     def segmenter(method: str, name: str) -> Segmenter:
@@ -115,6 +118,22 @@ def serving(
                 page.close(verbose=False)
         finally:
             del os.environ['GRADIO_TEMP_DIR']
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Take it for a moment: Gradio tries a hundred ports of a host that is not here."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        family, *_, (address, _, *rest) = found[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port or 0, *rest))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        where = host if port is None else f'{host}, port {port}'
+        raise OSError(
+            f'The page cannot be at {where} ({reason}): give another --host or --port.'
+        ) from error
 
 
 def _examples(folder: Path) -> list[list[str]]:

@@ -290,6 +290,8 @@ def test_what_cannot_be_served(tmp_path):
         (dict(encoder='vitb61'), "mean 'vitb16'"),
         (dict(pretrained=missing), 'no.pth'),
         (dict(encoder='rn50', pretrained=missing), 'no.pth'),
+        (dict(host='192.0.2.1'), r'cannot be at 192\.0\.2\.1 \('),
+        (dict(port=99_999), r'cannot be at 127\.0\.0\.1, port 99999 \('),
     ):
         with pytest.raises((ValueError, OSError, RuntimeError), match=reason):
             serving(**options).__enter__()
