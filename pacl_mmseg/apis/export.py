@@ -63,7 +63,8 @@ def export(
 
     Raises:
         ValueError: It is the config of something else than a
-            :class:`ZeroShotSegmentor`, or has what a folder cannot hold.
+            :class:`ZeroShotSegmentor`, has no trained part, or has what a folder
+            cannot hold.
         FileExistsError: There is something in the folder.
     """
     folder = Path(folder)
@@ -73,6 +74,11 @@ def export(
     if not isinstance(model, ZeroShotSegmentor):
         raise ValueError(
             f'A {type(model).__name__} cannot be exported, only a ZeroShotSegmentor.'
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f'The model of this config has no trained part, so nothing of {checkpoint} '
+            'would be exported: give the config that it was trained by.'
         )
     settings = dict(format=_FORMAT, model=model.cfg.model, pipeline=steps_of(model.cfg))
     try:

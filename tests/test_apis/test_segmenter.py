@@ -261,6 +261,8 @@ def test_a_model_that_is_shared(folder):
         assert str(CONFIGS).encode() not in path.read_bytes()
     with pytest.raises(FileExistsError, match='is not empty'):
         export(CONFIG, SHIPPED, folder)
+    with pytest.raises(ValueError, match='no trained part, so nothing of .*pacl'):
+        export(CONFIGS / 'small_world/naclip.py', SHIPPED, folder / 'new')
     with pytest.raises(ValueError, match='leave checkpoint'):
         Segmenter(str(folder), world='small')
 
