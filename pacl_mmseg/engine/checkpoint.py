@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+# Parts that a segmentor may have. Not `auxiliary_head`, which only training needs: of
+# a model without it, a checkpoint that has one is right.
+PARTS = ('backbone', 'neck', 'decode_head')
 PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
 
@@ -102,7 +105,8 @@ def check_fit(weights: Mapping[str, Any], model: nn.Module, path: str) -> None:
             f'them in another shape (the first is {missing[0]}): it belongs to '
             'another config.'
         )
-    parts, known = dict(model.named_children()), model.state_dict().keys()
+    parts = {*PARTS, *dict(model.named_children())}
+    known = model.state_dict().keys()
     unknown = [k for k in weights if k.split('.')[0] in parts and k not in known]
     if unknown:
         raise RuntimeError(

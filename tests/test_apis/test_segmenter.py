@@ -261,8 +261,12 @@ def test_a_model_that_is_shared(folder):
         assert str(CONFIGS).encode() not in path.read_bytes()
     with pytest.raises(FileExistsError, match='is not empty'):
         export(CONFIG, SHIPPED, folder)
-    with pytest.raises(ValueError, match='no trained part, so nothing of .*pacl'):
-        export(CONFIGS / 'small_world/naclip.py', SHIPPED, folder / 'new')
+    untrained, empty = CONFIGS / 'small_world/naclip.py', folder.parent / 'empty.pth'
+    with pytest.raises(RuntimeError, match=r'lacks \(the first is neck\.main'):
+        export(untrained, SHIPPED, folder.parent / 'new')
+    torch.save(dict(state_dict={}), empty)
+    with pytest.raises(ValueError, match='no trained part, so nothing of .*empty'):
+        export(untrained, empty, folder.parent / 'new')
     with pytest.raises(ValueError, match='leave checkpoint'):
         Segmenter(str(folder), world='small')
 
