@@ -202,7 +202,7 @@ def check_settings(settings: Any) -> None:
     ):
         raise ValueError(
             f'{SETTINGS} does not have the model, a ZeroShotSegmentor, and pipeline '
-            'that pacl_mmseg.apis.export writes.'
+            'that pacl export writes.'
         )
     _check_part(settings['model'], 'model', MODELS)
     for index, step in enumerate(settings['pipeline']):
@@ -295,8 +295,7 @@ def _encoders(settings: Mapping) -> list[str]:
 def _check_file(path: Path, own: bool) -> None:
     if not path.is_file():
         raise ValueError(
-            f'{path.parent} has no {path.name}: give a folder that '
-            'pacl_mmseg.apis.export wrote.'
+            f'{path.parent} has no {path.name}: give a folder that pacl export wrote.'
         )
     if path.is_symlink() and not own:
         raise ValueError(f'{path} is a link: copy the file that it leads to there.')
@@ -311,7 +310,8 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _card(name: str, model: nn.Module) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = model.decode_head
-    encoder = model.backbone.description
+    described = model.backbone.description
+    encoder = described.replace('inline architecture', 'an architecture of its own')
     mode = getattr(head.compatibility, 'mode', kind_of(model.cfg.model.decode_head))
     return f"""---
 library_name: pacl-mmseg
@@ -321,7 +321,7 @@ tags: [open-vocabulary, semantic-segmentation, clip, pacl]
 
 # {name}
 
-Segments images by any words: {trained:,} trained parameters on the frozen encoder
+Segments images by any words: {trained:,} trained parameters on a frozen encoder,
 {encoder}, in pacl-mmseg, an MMSegmentation plugin for Patch Aligned Contrastive
 Learning ([CVPR 2023](https://arxiv.org/abs/2212.04994)).
 

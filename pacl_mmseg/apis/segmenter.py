@@ -96,11 +96,15 @@ class Segmenter:
                 if model == 'pacl' and checkpoint is None:
                     checkpoint = CONFIGS / SMALL_WORLD / 'pacl.safetensors'
             if METHODS[model].trained and checkpoint is None:
+                lacking = 'no weights of it have been published yet'
+                hint = ' In the small world (world, --small-world) pacl needs none.'
+                if world is not None:
+                    lacking = 'of the small world only that of pacl is shipped'
+                    hint = ''
                 raise ValueError(
-                    f'{METHODS[model].title} has a trained part, and no weights of it '
-                    'have been published yet: give a checkpoint that tools/train.py '
-                    "wrote, take a method without training, such as 'naclip', or try "
-                    "Segmenter('pacl', world='small')."
+                    f'{METHODS[model].title} has a trained part, and {lacking}: give a '
+                    'checkpoint (--checkpoint) that training wrote, or take a method '
+                    f'without training, such as naclip.{hint}'
                 )
             if checkpoint is not None and not METHODS[model].trained:
                 raise ValueError(f'{METHODS[model].title} takes no checkpoint.')

@@ -111,12 +111,15 @@ def build_open_clip(
                     model, pretrained=pretrained, force_custom_text=True
                 )
         except Exception as error:  # network, hub and file errors of many types
+            # open_clip's own says no more than that.
+            kind = type(error).__name__
+            reason = '' if type(error) is RuntimeError else f' ({kind})'
             raise RuntimeError(
-                f'The {pretrained!r} weights of {name} could not be fetched '
-                f'({type(error).__name__}); on a machine with internet access run '
-                f'`python -c "import open_clip; open_clip.create_model({name!r}, '
-                f'pretrained={pretrained!r})"` and copy its cache, or set `pretrained` '
-                'to the path of a local weights file.'
+                f'The {pretrained!r} weights of {name} could not be fetched{reason}; '
+                'on a machine with internet access run `python -c "import open_clip; '
+                f'open_clip.create_model({name!r}, pretrained={pretrained!r})"` and '
+                'copy its cache, or give a local weights file: as pretrained '
+                '(--pretrained), in a config as model.encoder.pretrained.'
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed)

@@ -378,14 +378,18 @@ def test_every_method_can_be_shared():
     ('arguments', 'message'),
     [
         (dict(model='naclp'), "no method or folder 'naclp'.*Did you mean 'naclip'"),
-        (dict(model='pacl'), 'no weights of it have been published'),
+        (dict(model='pacl'), 'no weights of it have been published.*--small-world'),
+        (dict(model='clippy', world='small'), 'small world only that of pacl'),
         (dict(model='naclip', checkpoint='x.pth'), 'NACLIP takes no checkpoint'),
         (dict(model='naclip', encoder='vitb'), "no encoder 'vitb'"),
         (dict(model='naclip', world='large'), 'world must be one of'),
         (dict(model='naclip', world='small', encoder='vitl14'), 'its own encoder'),
         (dict(model='hf-hub:../x'), 'no address such as'),
         (dict(model='hf-hub:user/name'), 'hf-hub:user/name could not be fetched'),
-        (dict(model='naclip'), "'openai' weights of .* could not be fetched"),
+        (
+            dict(model='naclip'),
+            r"'openai' weights of .* could not be fetched; .*\(--pretrained\)",
+        ),
     ],
 )
 def test_what_is_no_model(arguments, message, tmp_path, monkeypatch):

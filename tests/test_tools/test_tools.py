@@ -168,4 +168,4 @@ def test_offline_weights_end_in_one_sentence(tmp_path, real_data):
     done = tool('test.py', 'configs/pacl_voc20.py', *options)
     error = last_error(done)
     assert "'openai' weights of ViT-B-16-quickgelu could not be fetched" in error
-    assert 'set `pretrained` to the path of a local weights file' in error
+    assert 'in a config as model.encoder.pretrained' in error
