@@ -2,8 +2,9 @@
 # tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of tools/train.py]
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the size of the job, SRUN_ARGS the rest; with
 # GPUS_PER_NODE=0 its GPUS processes compute on CPUs.
-# BATCH=1 submits it and returns. Where a process of such a job fails, slurm starts all
-# again, MAX_RESTARTS times (3), and they go on from the newest checkpoint.
+# BATCH=1 submits it and returns; SRUN_ARGS then go to sbatch. Where a process of such a
+# job fails, slurm starts all again, MAX_RESTARTS times (3), and they go on from the
+# newest checkpoint.
 set -euo pipefail
 USAGE='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [ARGUMENTS of train.py]'
 PARTITION=${1:?$USAGE} JOB_NAME=${2:?$USAGE} CONFIG=${3:?$USAGE}
@@ -21,7 +22,7 @@ RUN=(--kill-on-bad-exit=1 python -u "$(dirname "$0")/train.py" "$CONFIG"
     --launcher slurm "$@")
 
 # shellcheck disable=SC2086  (SRUN_ARGS holds several words)
-if [[ ! ${BATCH:-} ]]; then
+if [[ ${BATCH:-0} == 0 ]]; then
     exec srun "${SIZE[@]}" ${SRUN_ARGS:-} "${RUN[@]}"
 fi
 # shellcheck disable=SC2086

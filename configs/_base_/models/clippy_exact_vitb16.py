@@ -1,5 +1,5 @@
 # CLIPpy as kahnchana/clippy releases it (at 04bf78b): DINO's ViT-B/16 and Sentence-T5,
-# both trained. `pip install 'pacl-mmseg[text]'` for T5. Its texts are the mean over
+# both trained. `pip install -e '.[text]'` for T5. Its texts are the mean over
 # tokens and a linear map without bias, at random here, or Sentence-T5's own:
 # `model.decode_head.text_encoder.projection=/path/to/2_Dense/pytorch_model.bin`.
 _base_ = ['pacl_vitb16.py']
