@@ -39,8 +39,9 @@ VERBS = {
     'export': ('export.py', 'write a trained model as a folder to share'),
 }
 EPILOG = """\
-`pacl VERB --help` has the arguments of each. Configs are found as configs/NAME.py
-in any folder: where there is no such file, those installed with this package are meant.
+`pacl VERB --help` has the arguments of each. Configs, and the checkpoints
+beside them, are found as configs/NAME in any folder: where there is no such file, those
+installed with this package are meant.
 """
 
 

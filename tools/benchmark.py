@@ -141,7 +141,8 @@ def grid(args: argparse.Namespace) -> list[Cell]:
     if args.protocol and SMALL_WORLD in args.benchmarks:
         raise ValueError(f'{SMALL_WORLD} has its own protocol: leave --protocol out.')
     trained = {method for method in args.methods if known[method].trained}
-    checkpoints = dict(item.partition('=')[::2] for item in args.checkpoint)
+    pairs = (item.partition('=')[::2] for item in args.checkpoint)
+    checkpoints = {method: cli.find_shipped(file) for method, file in pairs}
     if len(checkpoints) < len(args.checkpoint):
         raise ValueError('--checkpoint names a method twice: give one file for each.')
     if checkpoints.keys() != trained:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -79,6 +80,19 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
     if getattr(args, 'amp', False):
         options.setdefault('optim_wrapper.type', 'AmpOptimWrapper')
     return options
+
+
+def check_source(source: Path) -> None:
+    """Complain about a photo that is not there, before anything slow is done.
+
+    Raises:
+        ValueError: It is an address.
+        FileNotFoundError: There is no such file or folder.
+    """
+    if re.match(r'(https?|ftp|s3|gs):/', str(source)):  # a Path has one slash of two
+        raise ValueError('Addresses are not taken: download it first, give the file.')
+    if not source.exists():
+        raise FileNotFoundError(f'There is no file or folder {source}.')
 
 
 def make_folder(folder: Path) -> None:
@@ -184,11 +198,18 @@ def config_to_analyse(args: argparse.Namespace, reads_data: bool = True) -> Conf
     return cfg
 
 
+def find_shipped(path: str) -> str:
+    """See :func:`pacl_mmseg.paths.find_shipped`; for argparse, ``--help`` is quick."""
+    from pacl_mmseg.paths import find_shipped
+
+    return find_shipped(path)
+
+
 def checkpoint_first(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """A checkpoint, if these arguments begin with one, and the others."""
     first, *rest = words or ['']
     found = first.endswith(('.pth', '.safetensors'))
-    return (first, rest) if found else (None, list(words))
+    return (find_shipped(first), rest) if found else (None, list(words))
 
 
 def run(main: Callable[[], object]) -> None:

@@ -69,12 +69,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.photo is not None:
+        cli.check_source(Path(args.photo))
     from pacl_mmseg.benchmark.comparison import check_suffix
 
     check_suffix(args.out)
     cli.make_folder(Path(args.out).parent)
     pairs = [item.partition('=')[::2] for item in args.checkpoint]
-    checkpoints = dict(pairs)
+    checkpoints = {method: cli.find_shipped(file) for method, file in pairs}
     args.methods = [*dict.fromkeys(args.methods)]
     if len(checkpoints) < len(pairs) or not checkpoints.keys() <= {*args.methods}:
         raise ValueError('--checkpoint METHOD=FILE is once for methods that are drawn.')

@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--small-world', action='store_true', help='offer what needs no download, alone'
     )
     parser.add_argument('--encoder', help='offer it alone: vitb16, vitl14 or rn50')
-    parser.add_argument('--checkpoint', help='of PACL, from train.py')
+    parser.add_argument(
+        '--checkpoint', type=cli.find_shipped, help='of PACL, from train.py'
+    )
     parser.add_argument('--pretrained', help="file or tag of the encoder's weights")
     parser.add_argument(
         '--host',

@@ -17,7 +17,11 @@ import cli
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Export a trained model to share it')
     parser.add_argument('config', help='config that the checkpoint was trained by')
-    parser.add_argument('checkpoint', help='checkpoint with the trained parts')
+    parser.add_argument(
+        'checkpoint',
+        type=cli.find_shipped,
+        help='checkpoint with the trained parts',
+    )
     parser.add_argument('folder', help='new folder: tensors, settings and model card')
     parser.add_argument('--name', help="of the model, in its card; default: folder's")
     cli.add_arguments(parser, '--cfg-options', '--traceback')

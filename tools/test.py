@@ -20,6 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint',
         nargs='?',
+        type=cli.find_shipped,
         help='checkpoint file; none for models that need no training',
     )
     parser.add_argument('--out', help='directory to save predictions to, as PNG files')

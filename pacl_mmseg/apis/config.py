@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pacl_mmseg.apis.checking import check_config
 from pacl_mmseg.engine.runner import unformatted
 from pacl_mmseg.models.encoder import hand_over
 from pacl_mmseg.models.segmentors.decoding import Decoding
-from pacl_mmseg.paths import CONFIGS
+from pacl_mmseg.paths import CONFIGS, find_shipped
 from pacl_mmseg.registry import kind_of
 from pacl_mmseg.utils.names import did_you_mean
 
@@ -31,22 +32,21 @@ _READ = (
 )
 
 
-def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and apply ``--cfg-options`` to it.
 
     Args:
-        path: Config file, or ``package::file``. ``configs/...`` that is not below the
-            working directory is the file that this package has installed.
+        path: Config file, or ``package::file``; see
+            :func:`~pacl_mmseg.paths.find_shipped`.
         options: See :func:`apply_options`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file; the message has the nearest names.
         ValueError: It is no config; or see :func:`apply_options`.
     """
-    installed = CONFIGS.parent / path
-    named = Path(path).parts[:1] == ('configs',) and not Path(path).exists()
-    if named and installed.is_file():
-        path = str(installed)
+    path = find_shipped(str(path))
+    if '::' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'There is no config {path}.{_nearest(path)}')
     try:
         config = unformatted(Config.fromfile(path))
     except (SyntaxError, NameError, LookupError, AttributeError, TypeError) as error:
@@ -54,6 +54,17 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         raise ValueError(f'{path} cannot be read as a config: {reason}') from error
     apply_options(config, options)
     return config
+
+
+def _nearest(path: str) -> str:
+    """Ask whether one of the configs beside a missing one, or shipped, was meant."""
+    known = [*Path(path).parent.glob('*.py')]
+    shipped = (file.relative_to(CONFIGS.parent) for file in CONFIGS.rglob('*.py'))
+    known += [file for file in shipped if '_base_' not in file.parts]
+    stems = get_close_matches(Path(path).stem, {file.stem for file in known})
+    alike = {str(file) for file in known if file.stem in stems}
+    nearest = get_close_matches(path, alike, cutoff=0)
+    return f' Did you mean {" or ".join(nearest)}?' if nearest else ''
 
 
 def apply_options(config: Config, options: Mapping[str, Any] | None) -> None:

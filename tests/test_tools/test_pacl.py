@@ -79,8 +79,15 @@ def test_a_config_of_the_package_from_any_folder(pacl, tmp_path, monkeypatch):
     monkeypatch.delenv('PACL_DATA_ROOT', raising=False)
     with pytest.raises(SystemExit, match='set test_dataloader.dataset.data_root'):
         pacl(['test', 'configs/pacl_voc21.py'])
-    with pytest.raises(SystemExit, match=r'configs/pacl_nothing\.py'):
-        pacl(['test', 'configs/pacl_nothing.py'])
+    missing = r'no config configs/pacl_vo20\.py\. Did you mean configs/pacl_voc20\.py '
+    with pytest.raises(SystemExit, match=missing):
+        pacl(['test', 'configs/pacl_vo20.py'])
+    with pytest.raises(SystemExit, match=r'no config ~~~\.py\.\n'):
+        pacl(['test', '~~~.py'])
+    # Likewise a checkpoint: that of another method is found, and refused.
+    files = ['configs/small_world/naclip.py', 'configs/small_world/pacl.safetensors']
+    with pytest.raises(SystemExit, match=r'pacl\.safetensors has 6 parameters that'):
+        pacl(['export', *files, 'shared'])
     own = tmp_path / 'configs' / 'pacl_voc21.py'
     own.parent.mkdir()
     own.write_text('model = dict(type="Own")\n')  # wins over the installed one

@@ -34,7 +34,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     number = dict(type=int, metavar='N')
     parser.add_argument('config', help='config of a segmentor, with test data')
     parser.add_argument(
-        'checkpoint', nargs='?', help='with the trained parts, if there are any'
+        'checkpoint',
+        nargs='?',
+        type=cli.find_shipped,
+        help='with the trained parts, if there are any',
     )
     parser.add_argument(
         '--groups',

@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config of a segmentor, with test data')
     parser.add_argument(
         'checkpoint',
+        type=cli.find_shipped,
         nargs='?',
         help='what a training wrote: its encoder, and its embedder as one layer more',
     )
