@@ -37,7 +37,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'training; pacl, clippy or nms05, which need --checkpoint; or what pacl export '
         'wrote, a folder or hf-hub:user/name',
     )
-    parser.add_argument('--checkpoint', help='of a trained method')
+    parser.add_argument(
+        '--checkpoint', type=cli.find_shipped, help='of a trained method'
+    )
     parser.add_argument('--encoder', help='vitb16 (the default), vitl14 or rn50')
     parser.add_argument('--pretrained', help="file or tag of the encoder's weights")
     parser.add_argument('--device', help='default: a GPU if there is one')
@@ -65,8 +67,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> bool:
     """Segment; returns whether all images could be."""
     args = parse_args(argv)
-    if not args.source.exists():
-        raise FileNotFoundError(f'There is no file or folder {args.source}.')
+    cli.check_source(args.source)
     if args.heat_maps < 0 or not 0 <= args.opacity <= 1:
         raise ValueError('--heat-maps is 0 or more, and --opacity from 0 to 1.')
     from pacl_mmseg import Segmenter
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         f'{kept} of them before.'
     )
     if others:
-        print(f'{others} other files are no images by their names, and left out.')
+        print(f'Files left out, since their names are not of images: {others}.')
     for reason in failures.values():
         print(f'Not segmented: {printable(reason)}', file=sys.stderr)
     return not failures

@@ -122,8 +122,6 @@ def segment_images(
 
         def skip(image: Path, error: Exception) -> None:
             failures[image] = str(error)
-            if len(images) > 1:
-                bar.write(f'Skipped: {printable(error)}')
             bar.update()
 
         for image, result in segmenter.stream(todo, words, on_error=skip):

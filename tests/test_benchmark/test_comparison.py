@@ -128,6 +128,7 @@ def test_forms_of_files(tmp_path):
     ],
 )
 def test_what_is_refused(compare, arguments, reason):
+    Path('a.png').touch()
     out = 'a.gif' if 'a.gif' in reason else 'a.png'
     with pytest.raises(ValueError, match=reason):
         compare(*arguments.split(), out=out)
