@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -31,6 +32,8 @@ from pacl_mmseg.utils.names import check_choice
 
 # Of what is encoded: at least a token of any encoder, and as the field's configs have.
 _SHORT_SIDE, _LONG_SIDE = 32, 2048
+# A batch ends with the image that reaches so many.
+_BATCH_PIXELS = 16_000_000
 
 
 class Segmenter:
@@ -222,7 +225,7 @@ class Segmenter:
         Args:
             images, words, short_side: As of a call.
             batch_size: Images that are read, and encoded if they are of equal sizes, at
-                once.
+                once; fewer if they have 16 megapixels or more together.
             on_error: Called with an image that cannot be read, and why, after which
                 the others go on. By default that is raised.
 
@@ -231,29 +234,53 @@ class Segmenter:
         """
         classes = read_words(words)
         pipeline = Compose(_resized(self._steps, short_side))
+        for batch in self._batches(images, pipeline, batch_size, on_error):
+            given, pixels, data = zip(*batch, strict=True)
+            # Without a name, which would keep them while the next ones are computed.
+            yield from zip(given, self._segment(pixels, data, classes), strict=True)
+
+    def _batches(
+        self,
+        images: Iterable[Any],
+        pipeline: Compose,
+        batch_size: int,
+        on_error: Callable[[Any, Exception], None] | None,
+    ) -> Iterator[list[tuple[Any, np.ndarray, dict]]]:
+        """Read images, about one batch ahead; see :meth:`stream`."""
         sources = iter(images)
+        ahead: deque[tuple[Any, Future]] = deque()
+        count = 1  # to be read ahead; until a size is known
+        batch, pixels = [], 0
         with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
 
-            def read() -> list:
-                batch = list(islice(sources, batch_size))
-                return [(s, pool.submit(self._read, s, pipeline)) for s in batch]
+            def read() -> None:
+                for source in islice(sources, max(count - len(ahead), 0)):
+                    future = pool.submit(self._read, source, pipeline)
+                    ahead.append((source, future))
 
-            batch = read()
-            while batch:
-                coming = read()  # while this one is encoded
-                ready = []
-                for source, future in batch:
-                    try:
-                        ready.append((source, *future.result()))
-                    except (ValueError, OSError) as error:
-                        if on_error is None:
-                            raise
-                        on_error(source, error)
-                if ready:
-                    given, pixels, data = zip(*ready, strict=True)
-                    results = self._segment(pixels, data, classes)
-                    yield from zip(given, results, strict=True)
-                batch = coming
+            read()
+            while ahead:
+                source, future = ahead.popleft()
+                try:
+                    image, data = future.result()
+                except (ValueError, OSError) as error:
+                    if on_error is None:
+                        raise
+                    on_error(source, error)
+                else:
+                    size = image.shape[0] * image.shape[1]
+                    # As if the next ones were as large.
+                    count = min(max(_BATCH_PIXELS // size, 1), batch_size)
+                    batch.append((source, image, data))
+                    pixels += size
+                    del image, data
+                del future
+                read()
+                if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
+                    yield batch
+                    batch, pixels = [], 0
+            if batch:
+                yield batch
 
     def _read(self, source: Any, pipeline: Compose) -> tuple[np.ndarray, dict]:
         image = read_image(source, self.max_pixels)

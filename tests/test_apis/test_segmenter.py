@@ -133,6 +133,16 @@ def test_batches_of_any_sizes_are_single_images(segmenter, tmp_path):
     assert errors[0][0] == broken and str(broken) in errors[0][1] and len(errors) == 1
 
 
+def test_large_images_are_read_few_at_a_time(segmenter, monkeypatch):
+    """Whatever ``batch_size`` allows."""
+    image, read = SCENE.image, []
+    sources = (read.append(i) or image for i in range(20))
+    monkeypatch.setattr('pacl_mmseg.apis.segmenter._BATCH_PIXELS', 2 * 64 * 64)
+    results = segmenter.stream(sources, CLASSES[:6])
+    ahead = [len(read) - done for done, _ in enumerate(results)]
+    assert len(ahead) == 20 and max(ahead) <= 4  # a batch of two, and as many ahead
+
+
 def test_words_are_of_a_call(segmenter):
     first = segmenter(SCENE.image, ['plain red', 'dotted blue'])
     scores = first.scores['dotted blue']
