@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -199,10 +198,8 @@ def segment_video(
             canvas = Image.new('RGB', frame_size, 'white')
             canvas.paste(with_legend(drawn, result.areas, result.palette))
             write('overlay.mp4', np.asarray(canvas))
-            for number, word in enumerate(result.words[:heat_maps], 1):
-                name = re.sub(r'[^\w-]+', '_', word)[:40]
-                name = f'heat_maps/{number:03}_{name}.mp4'
-                write(name, result.heat_map(word, opacity))
+            for word, heat_map in result.heat_maps(result.words[:heat_maps], opacity):
+                write(f'heat_maps/{result.file_stem(word)}.mp4', heat_map)
             labels = Image.fromarray(result.labels)
             if labels.mode == 'L':
                 labels.putpalette(result.palette.tobytes())

@@ -123,7 +123,28 @@ class Segmentation:
         From blue, 0, to red, the highest score of any word in this image: the same
         scale for all.
         """
-        return heat(self.image, self.scores[word], self.scores.best.max(), opacity)
+        return next(self.heat_maps([word], opacity))[1]
+
+    def heat_maps(
+        self, words: int | Sequence[str] = 20, opacity: float = 0.6
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Words and their :meth:`heat_map`.
+
+        Args:
+            words: How many at most, those with the largest areas; or which.
+            opacity: Of the colours.
+        """
+        if isinstance(words, int):
+            words = sorted(self.words, key=lambda word: -self.areas[word])[:words]
+        for start in range(0, len(words), 4):  # at once, so as not to fill memory
+            some = words[start : start + 4]
+            for word, scores in zip(some, self.scores.stack(some), strict=True):
+                yield word, heat(self.image, scores, self.scores.best.max(), opacity)
+
+    def file_stem(self, word: str) -> str:
+        """A name for files of a word: ``001_cat`` of the first one."""
+        name = re.sub(r'[^\w-]+', '_', word)[:40]
+        return f'{self.words.index(word) + 1:03}_{name}'
 
     def picture(
         self, opacity: float = 0.6, threshold: float | None = None
@@ -148,7 +169,7 @@ class Segmentation:
 
         Args:
             folder: Made if need be; files in it are written over.
-            heat_maps: How many at most, those of the words with the largest areas.
+            heat_maps: Of how many words at most; see :meth:`heat_maps`.
             opacity: Of the pictures.
 
         Returns:
@@ -170,15 +191,9 @@ class Segmentation:
 
         write('overlay.png', self.picture(opacity))
         write('labels.png', labels)
-        largest = sorted(self.words, key=lambda word: -self.areas[word])[:heat_maps]
-        highest = self.scores.best.max() if largest else 1
-        for start in range(0, len(largest), 4):  # at once, so as not to fill memory
-            some = largest[start : start + 4]
-            for word, scores in zip(some, self.scores.stack(some), strict=True):
-                number = self.words.index(word) + 1
-                name = re.sub(r'[^\w-]+', '_', word)[:40]
-                drawn = heat(self.image, scores, highest, opacity)
-                write(f'heat_maps/{number:03}_{name}.png', Image.fromarray(drawn))
+        for word, drawn in self.heat_maps(heat_maps, opacity):
+            name = f'heat_maps/{self.file_stem(word)}.png'
+            write(name, Image.fromarray(drawn))
         height, width = self.labels.shape
         summary = dict(width=width, height=height, areas=self.areas)
         with whole_file(folder / 'areas.json') as part:

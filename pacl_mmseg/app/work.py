@@ -20,7 +20,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pacl_mmseg.apis.images import read_image
 from pacl_mmseg.apis.segmentation import Segmentation
 from pacl_mmseg.prompts.words import read_words
-from pacl_mmseg.visualization import heat
 
 HIDDEN = 255  # in a label map: below the threshold
 _LEAST = 384  # pixels of the longer side of a picture on the page
@@ -162,14 +161,12 @@ def archive(result: Segmentation, labels: np.ndarray, method: str) -> bytes:
 
 def heat_maps(result: Segmentation, most: int) -> list[tuple[np.ndarray, str]]:
     """Small heat maps, with their words, of the words that cover the most."""
-    words = [*shares(result, result.labels)][:most]
-    highest = result.scores.best.max()
     maps = []
-    for scores in result.scores.stack(words):
-        picture = Image.fromarray(heat(result.image, scores, highest, 0.6))
+    for word, drawn in result.heat_maps(most):
+        picture = Image.fromarray(drawn)
         picture.thumbnail((_LEAST, _LEAST))
-        maps.append(enlarge(np.asarray(picture)))
-    return [*zip(maps, words, strict=True)]
+        maps.append((enlarge(np.asarray(picture)), word))
+    return maps
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:

@@ -89,6 +89,15 @@ def test_a_result(segmenter, tmp_path):
     assert np.array_equal(drawn[~bare], result.overlay(1)[~bare])
     paths = result.save(tmp_path / 'new' / 'out', heat_maps=2)
     assert all(path.is_file() for path in paths) and len(paths) == 5
+    largest = sorted(result.words, key=result.areas.get, reverse=True)
+    drawn = dict(result.heat_maps(2))
+    assert [*drawn] == largest[:2] and not [*result.heat_maps(0)]
+    for word in largest[:2]:
+        assert np.array_equal(drawn[word], result.heat_map(word))
+        number = result.words.index(word) + 1
+        name = f'{number:03}_{word.replace(" ", "_")}.png'
+        file = Image.open(tmp_path / 'new' / 'out' / 'heat_maps' / name)
+        assert np.array_equal(np.array(file), drawn[word])
     labels = Image.open(tmp_path / 'new' / 'out' / 'labels.png')
     assert np.array_equal(np.array(labels), result.labels)
     assert np.array_equal(np.array(labels.convert('RGB')), result.overlay(1))
