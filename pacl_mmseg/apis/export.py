@@ -58,8 +58,8 @@ def export(
 
     Returns:
         ``model.safetensors``, the trained parts; ``config.json``; ``README.md``, the
-        model card; and where the frozen encoder's weights are a file, these as
-        ``encoder.safetensors``.
+        model card; and where weights of the encoder are a file, these as
+        ``encoder.safetensors``, further ones as ``encoder2.safetensors``.
 
     Raises:
         ValueError: It is the config of something else than a
@@ -89,12 +89,12 @@ def export(
         ) from error
     settings['model'].pop('pretrained', None)  # None, from MMSeg's init_model
     encoders: dict[str, dict[str, Tensor]] = {}
-    for _, part in walk(settings['model']):
-        path = part.get('pretrained')
-        if isinstance(path, str) and os.path.isfile(os.path.expanduser(path)):
+    for part, key in _weights(settings['model']):
+        path = os.path.expanduser(part[key])
+        if os.path.isfile(path):
             file = f'encoder{len(encoders) + 1 if encoders else ""}.safetensors'
-            encoders[file] = read_weights(os.path.expanduser(path))
-            part['pretrained'] = file
+            encoders[file] = read_weights(path)
+            part[key] = file
     check_settings(settings)
     weights = model.state_dict()
     for place, module in model.named_modules():
@@ -171,9 +171,9 @@ def read_exported(folder: Path, own: bool = False) -> tuple[Config, Path]:
     model = settings['model']
     for file in (WEIGHTS, *_encoders(settings)):
         _check_file(folder / file, own)
-    for _, part in walk(model):
-        if _ENCODER.fullmatch(str(part.get('pretrained'))):
-            part['pretrained'] = str(folder / part['pretrained'])
+    for part, key in _weights(model):
+        if _ENCODER.fullmatch(part[key]):
+            part[key] = str(folder / part[key])
     config = Config(
         dict(model=model, test_pipeline=settings['pipeline']), format_python_code=False
     )
@@ -288,8 +288,21 @@ def _tuples(value: Any) -> Any:
 
 def _encoders(settings: Mapping) -> list[str]:
     """Names of the files of frozen weights."""
-    names = [str(part.get('pretrained')) for _, part in walk(settings['model'])]
+    names = [part[key] for part, key in _weights(settings['model'])]
     return [name for name in names if _ENCODER.fullmatch(name)]
+
+
+def _weights(model: Mapping) -> list[tuple[dict, str]]:
+    """Parts of a model, and by which of their keys they name a file or tag of weights.
+
+    ``projection`` is that of an :class:`OpenCLIPTextEncoder`.
+    """
+    return [
+        (part, key)
+        for _, part in walk(model)
+        for key in ('pretrained', 'projection')
+        if isinstance(part.get(key), str)
+    ]
 
 
 def _check_file(path: Path, own: bool) -> None:

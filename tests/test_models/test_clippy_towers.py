@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from pacl_mmseg.apis import load_config
+from pacl_mmseg import Segmenter
+from pacl_mmseg.apis import export, load_config
 from pacl_mmseg.models.text_encoders import OpenCLIPTextEncoder
 from pacl_mmseg.registry import MODELS
 
@@ -132,6 +133,29 @@ def test_texts_are_the_mean_over_words_and_a_linear_map(t5, tmp_path):
     save_file({'linear.weight': weight.T.contiguous()}, path)
     with pytest.raises(ValueError, match='not hold .*weight .32, 64. in place of .64'):
         build(t5_texts(t5), **{key: path})
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_its_map_is_shared_with_it(t5, frozen, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(t5).parent)  # in a shared model no name is a path
+    save_file({'linear.weight': torch.randn(64, 32)}, tmp_path / 'dense.safetensors')
+    options = {
+        'model.encoder.vision': dict(model=VIT, _delete_=True),
+        'model.encoder.text': dict(model=t5_texts(Path(t5).name), _delete_=True),
+        'model.decode_head.text_encoder.projection': f'{tmp_path}/dense.safetensors',
+        'model.decode_head.text_encoder.frozen': frozen,
+    }
+    config = CONFIG.with_name('clippy_exact_voc21.py')
+    model = MODELS.build(load_config(str(config), options).model).eval()
+    torch.save(model.state_dict(), tmp_path / 'trained.pth')
+    export(config, tmp_path / 'trained.pth', tmp_path / 'shared', cfg_options=options)
+    (tmp_path / 'dense.safetensors').unlink()
+    shared = Segmenter(str(tmp_path / 'shared'), device='cpu').model
+    with torch.no_grad():
+        expected, found = (
+            m.decode_head.text_encoder(CAPTIONS) for m in (model, shared)
+        )
+    assert torch.equal(expected, found)
 
 
 def test_clips_own_projection_is_its_own(tiny_clip):
