@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     )
     segmenter = Segmenter(method, device=args.device, **options)
     given = (segmenter, args.words)
-    settings = all_settings(method, options)
+    settings = all_settings(method, options, segmenter.checkpoint)
     drawing = (args.heat_maps, args.opacity)
     if not is_folder and args.source.suffix.lower() in VIDEOS:
         place, areas = segment_video(*given, args.source, args.out, settings, *drawing)
@@ -126,15 +126,20 @@ def main(argv: Sequence[str] | None = None) -> bool:
     return not failures
 
 
-def all_settings(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def all_settings(
+    method: str, options: Mapping[str, Any], checkpoint: str | None
+) -> dict[str, Any]:
     """What results are made by; of files also what tells them from later ones."""
     from pacl_mmseg import __version__
+    from pacl_mmseg.apis.export import HUB
     from pacl_mmseg.apis.files import stamp
 
     settings = dict(options, method=method, version=__version__)
     for name in ('method', 'checkpoint', 'pretrained'):
         if settings[name] is not None and os.path.exists(settings[name]):
             settings[name] = stamp(settings[name])
+    if method.startswith(HUB):  # in its cache a folder is named by the commit
+        settings['method'] = [method, Path(checkpoint).parent.name]
     return settings
 
 

@@ -61,6 +61,10 @@ class Segmenter:
         templates: Prompt templates; see :class:`ZeroShotTextHead`.
         max_pixels: Larger images are refused.
 
+    Attributes:
+        model: The :class:`ZeroShotSegmentor`.
+        checkpoint: The file that its trained parts are from, or None.
+
     Raises:
         ValueError: There is no such model, or an argument is not for it.
         FileNotFoundError: There is no such file.
@@ -179,6 +183,7 @@ class Segmenter:
         if templates is not None:
             head.templates = get_templates(templates)
         self.model = model
+        self.checkpoint = path
         self.max_pixels = max_pixels
         self._steps = steps_of(model.cfg)
         self._lock = Lock()

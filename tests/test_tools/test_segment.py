@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from pacl_mmseg import Segmenter
-from pacl_mmseg.apis import Segmentation
+from pacl_mmseg.apis import Segmentation, export
 from pacl_mmseg.datasets.small_world import CLASSES, IGNORE_INDEX, render_scene
+from pacl_mmseg.paths import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,6 +135,22 @@ def test_a_folder(run):
     assert run('segment', 'in', 'plain green', 'plain blue', *others)[1].startswith(
         '4 of 4 images are segmented in in/out, 4 of them before.'
     )
+
+
+def test_a_model_of_the_hub_that_changed(run, tmp_path, monkeypatch):
+    world = CONFIGS / 'small_world'
+    export(world / 'pacl.py', world / 'pacl.safetensors', 'model')
+    save_scene('a.png')
+    # As its cache has it.
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    kept = Path('models--user--name')
+    (kept / 'refs').mkdir(parents=True)
+    for commit, before in (('a' * 40, False), ('a' * 40, True), ('b' * 40, False)):
+        shutil.copytree('model', kept / 'snapshots' / commit, dirs_exist_ok=True)
+        (kept / 'refs/main').write_text(commit)
+        said = run('segment', 'a.png', *WORDS, '--method', 'hf-hub:user/name')[1]
+        assert said.startswith('Finished before') == before
 
 
 def test_two_runs_do_not_write_at_once(run, monkeypatch):
