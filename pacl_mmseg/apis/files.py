@@ -49,7 +49,8 @@ def find_images(folder: Path, out: Path) -> tuple[list[Path], int]:
 
     images, others = [], 0
     for place, folders, files in os.walk(folder, onerror=fail):
-        if RECORD in files or os.path.realpath(place) == os.path.realpath(out):
+        is_result = RECORD in files and _read_record(Path(place)) is not None
+        if is_result or os.path.realpath(place) == os.path.realpath(out):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith('.')]
@@ -286,13 +287,28 @@ def printable(text: object) -> str:
 
 
 def _is_finished(place: Path, settings: Mapping[str, Any], source: Path) -> bool:
+    record = _read_record(place)
+    if record is None:
+        return False
+    try:
+        wanted = json.loads(json.dumps(dict(settings, source=stamp(source)[1:])))
+    except OSError:  # it has no source any more
+        return False
+    files = record.pop('files')
+    return record == wanted and all((place / name).is_file() for name in files)
+
+
+def _read_record(place: Path) -> dict[str, Any] | None:
+    """What :func:`_finish` wrote, if a folder has it: others may use that name."""
     try:
         record = json.loads((place / RECORD).read_text(encoding='utf-8'))
-        wanted = json.loads(json.dumps(dict(settings, source=stamp(source)[1:])))
-        files = record.pop('files')
-        return record == wanted and all((place / name).is_file() for name in files)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return False
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not {'source', 'words'} <= record.keys():
+        return None
+    files = record.get('files')
+    own = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    return record if own else None
 
 
 def _begin(place: Path) -> None:

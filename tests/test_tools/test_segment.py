@@ -97,7 +97,9 @@ def test_a_folder(run):
     os.symlink('../in', 'in/loop')
     os.symlink('nowhere.png', 'in/lost.png')
     save_scene('in/old/x.png/overlay.png')
-    Path('in/old/x.png/segmentation.json').write_text('{}')
+    record = '{"source": [], "words": [], "files": []}'
+    Path('in/old/x.png/segmentation.json').write_text(record)
+    Path('in/b c/segmentation.json').write_text('{}')  # of something else
     arguments = ('in', *WORDS, '--small-world', '-o', 'in/out')
 
     ok, said = run('segment', *arguments)
@@ -106,7 +108,7 @@ def test_a_folder(run):
     results = sorted(Path('in/out').rglob('labels.png'))
     assert [str(p.parent.relative_to('in/out')) for p in results] == good
     assert '4 of 7 images are segmented in in/out, 0 of them before.' in said
-    assert 'not of images: 1.' in said
+    assert 'not of images: 2.' in said
     for name in ('broken.jpg', 'empty.png', 'lost.png'):
         assert said.count(f'in/{name}') == 1
 
