@@ -60,6 +60,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--opacity', type=float, default=0.6, help='of colours, 0 to 1 (default: 0.6)'
     )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='P',
+        help='in the overlay, pixels whose best word has a lower probability stay bare '
+        '(default: none do)',
+    )
+    parser.add_argument(
+        '--short-side',
+        type=int,
+        metavar='PIXELS',
+        help='to which the shorter side is brought for the model (default: 336 of most '
+        'models)',
+    )
     cli.add_arguments(parser, '--traceback')
     return parser.parse_args(argv)
 
@@ -70,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> bool:
     cli.check_source(args.source)
     if args.heat_maps < 0 or not 0 <= args.opacity <= 1:
         raise ValueError('--heat-maps is 0 or more, and --opacity from 0 to 1.')
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ValueError(f'--threshold is from 0 to 1, not {args.threshold:g}.')
     from pacl_mmseg import Segmenter
     from pacl_mmseg.apis.files import (
         VIDEOS,
@@ -100,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
     segmenter = Segmenter(method, device=args.device, **options)
     given = (segmenter, args.words)
     settings = all_settings(method, options, segmenter.checkpoint)
-    drawing = (args.heat_maps, args.opacity)
+    drawing = (args.heat_maps, args.opacity, args.threshold, args.short_side)
     if not is_folder and args.source.suffix.lower() in VIDEOS:
         place, areas = segment_video(*given, args.source, args.out, settings, *drawing)
         report(place, areas)

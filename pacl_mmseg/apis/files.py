@@ -73,6 +73,8 @@ def segment_images(
     settings: Mapping[str, Any],
     heat_maps: int = 20,
     opacity: float = 0.6,
+    threshold: float | None = None,
+    short_side: int | None = None,
 ) -> tuple[dict[Path, dict[str, float] | None], dict[Path, str]]:
     """Segment image files; those that are damaged do not stop the others.
 
@@ -87,8 +89,10 @@ def segment_images(
         images: The files, somewhere below ``root``.
         root: A folder.
         out: The folder of the results.
-        settings: All that decides the results but words, heat maps and opacity; JSON.
-        heat_maps, opacity: See :meth:`~pacl_mmseg.apis.Segmentation.save`.
+        settings: All else that decides the results; JSON.
+        heat_maps, opacity, threshold: See
+            :meth:`~pacl_mmseg.apis.Segmentation.save`.
+        short_side: See :meth:`Segmenter.__call__`.
 
     Returns:
         By the folders of results the share of the pixels that each word has, or None
@@ -97,7 +101,14 @@ def segment_images(
     Raises:
         ValueError: ``out`` is where the images are.
     """
-    settings = dict(settings, words=list(words), heat_maps=heat_maps, opacity=opacity)
+    settings = dict(
+        settings,
+        words=list(words),
+        heat_maps=heat_maps,
+        opacity=opacity,
+        threshold=threshold,
+        short_side=short_side,
+    )
     places = {image: out / image.relative_to(root) for image in images}
     for image, place in places.items():
         if os.path.realpath(image.parent) == os.path.realpath(place.parent):
@@ -124,11 +135,11 @@ def segment_images(
             failures[image] = str(error)
             bar.update()
 
-        for image, result in segmenter.stream(todo, words, on_error=skip):
+        for image, result in segmenter.stream(todo, words, short_side, on_error=skip):
             place = places[image]
             with lock:  # another run may be writing there, too
                 _begin(place)
-                files = result.save(place, heat_maps, opacity)
+                files = result.save(place, heat_maps, opacity, threshold)
                 _finish(place, settings, image, files)
             done[place] = result.areas
             bar.update()
@@ -143,11 +154,14 @@ def segment_video(
     settings: Mapping[str, Any],
     heat_maps: int = 20,
     opacity: float = 0.6,
+    threshold: float | None = None,
+    short_side: int | None = None,
 ) -> tuple[Path, dict[str, float] | None]:
     """Segment the frames of a video, each for itself.
 
     Args:
-        segmenter, words, settings, opacity: See :func:`segment_images`.
+        segmenter, words, settings, opacity, threshold, short_side: See
+            :func:`segment_images`.
         video: A file that OpenCV reads.
         out: The results are in a folder in it that is named as the video.
         heat_maps: Of how many words, the first ones.
@@ -160,7 +174,14 @@ def segment_video(
     Raises:
         ValueError: The video cannot be read or written, or ``out`` is where it is.
     """
-    settings = dict(settings, words=list(words), heat_maps=heat_maps, opacity=opacity)
+    settings = dict(
+        settings,
+        words=list(words),
+        heat_maps=heat_maps,
+        opacity=opacity,
+        threshold=threshold,
+        short_side=short_side,
+    )
     place = out / video.name
     if os.path.realpath(video.parent) == os.path.realpath(out):
         raise ValueError(
@@ -189,8 +210,8 @@ def segment_video(
                 files.append(place / name)
             writers[name].write(picture)
 
-        for _, result in segmenter.stream(frames, words):
-            drawn = result.overlay(opacity)
+        for _, result in segmenter.stream(frames, words, short_side):
+            drawn = result.overlay(opacity, threshold)
             # As wide as with the longest words: the legend of a frame has those in it.
             if count == 0:
                 longest = sorted(result.words, key=len, reverse=True)

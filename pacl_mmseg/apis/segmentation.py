@@ -163,7 +163,11 @@ class Segmentation:
             self.picture().show()
 
     def save(
-        self, folder: str | Path, heat_maps: int = 20, opacity: float = 0.6
+        self,
+        folder: str | Path,
+        heat_maps: int = 20,
+        opacity: float = 0.6,
+        threshold: float | None = None,
     ) -> list[Path]:
         """Write pictures, labels and areas.
 
@@ -171,6 +175,7 @@ class Segmentation:
             folder: Made if need be; files in it are written over.
             heat_maps: Of how many words at most; see :meth:`heat_maps`.
             opacity: Of the pictures.
+            threshold: Of the overlay; see :meth:`overlay`.
 
         Returns:
             ``overlay.png``, with a legend; ``labels.png``, whose pixels are indices of
@@ -189,7 +194,7 @@ class Segmentation:
             with whole_file(files[-1]) as part:
                 picture.save(part)
 
-        write('overlay.png', self.picture(opacity))
+        write('overlay.png', self.picture(opacity, threshold))
         write('labels.png', labels)
         for word, drawn in self.heat_maps(heat_maps, opacity):
             name = f'heat_maps/{self.file_stem(word)}.png'

@@ -155,6 +155,24 @@ def test_a_model_of_the_hub_that_changed(run, tmp_path, monkeypatch):
         assert said.startswith('Finished before') == before
 
 
+def test_the_pictures_threshold_and_the_models_size(run):
+    save_scene('a.png')
+    arguments = ('a.png', *WORDS, '--small-world', '--threshold', 1, '--short-side')
+    segmenter = Segmenter('pacl', world='small')
+    for side in (64, 128):  # the second is no result of the first
+        assert run('segment', *arguments, side)[0]
+        result = segmenter('a.png', WORDS, short_side=side)
+        assert (labels('segmented/a.png') == result.labels).all()
+        picture = np.asarray(Image.open('segmented/a.png/overlay.png').convert('RGB'))
+        assert (picture == np.asarray(result.picture(threshold=1))).all()
+    assert (picture != np.asarray(result.picture())).any()
+    assert run('segment', *arguments, 128)[1].startswith('Finished before')
+    with pytest.raises(ValueError, match='short_side is from 32'):
+        run('segment', *arguments, 8)
+    with pytest.raises(ValueError, match='--threshold is from 0 to 1, not 2'):
+        run('segment', 'a.png', *WORDS, '--threshold', 2)
+
+
 def test_two_runs_do_not_write_at_once(run, monkeypatch):
     save_scene('a.png')
     save = Segmentation.save
