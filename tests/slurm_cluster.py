@@ -48,6 +48,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 FirstJobId={first_job}
+KillWait=2
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus}
 PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """

@@ -31,8 +31,10 @@ sbatch "${SIZE[@]}" --requeue --open-mode=append ${SRUN_ARGS:-} << END
 $(printf '%q ' srun "${SIZE[@]}" "${RUN[@]}") && exit
 status=\$?
 if ((\${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-3})); then
-    # Slurm ends this script, which must not end by itself, or the job has failed.
-    scontrol requeue "\$SLURM_JOB_ID" && sleep 600
+    # Slurm ends this script. If it ended by itself, the job might have failed: so it
+    # waits for SIGKILL, as a single process.
+    trap '' TERM
+    scontrol requeue "\$SLURM_JOB_ID" && exec sleep 600
 fi
 exit \$status
 END

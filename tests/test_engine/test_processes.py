@@ -176,7 +176,7 @@ def test_a_batch_job_goes_on_after_a_lost_process(job, of_two, slurm_env, tmp_pa
             scontrol('update', f'JobId={number}', 'StartTime=now')
         words = scontrol('show', 'job', number).split()
         state = dict(word.partition('=')[::2] for word in words)
-    assert state['JobState'] == 'COMPLETED', output.read_text()
+    assert state['JobState'] == 'COMPLETED', (state, output.read_text())
     assert state['Restarts'] == '1' and ': Killed' in output.read_text()
     assert_same(weights(Path(config.work_dir) / LAST), of_two)
     assert len(list(Path(config.work_dir).glob('*/*.log'))) == 2
