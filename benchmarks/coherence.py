@@ -3,11 +3,12 @@
     python benchmarks/coherence.py
 
 In the small world, for docs/analyses.md: image encoders are trained from several seeds,
-which decide weights and scenes, stopped early and late, and taken at every layer; and
-so is the shipped one, which is trained longest. Of each, coherence is measured, and the
-mIoU of PACL's embedder on it, both on the validation scenes. The text encoder is the
-shipped one throughout, so that image encoders alone differ. What is trained is kept.
-Printed are a table and rank correlations; ``scatter.png`` is drawn.
+which decide weights and scenes, stopped early and late, and taken at every layer;
+beside them are one from another world, the birds', and the shipped one, trained
+longest. Of each, coherence is measured, and the mIoU of PACL's embedder on it, both on
+the validation scenes. The text encoder is the shipped one throughout: image encoders
+alone differ. What is trained is kept. Printed are a table and rank correlations;
+``scatter.png`` is drawn.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ FOLDER = CONFIGS / 'small_world'
 STOPS = (0, 20, 60)  # iterations; the last is that of all layers
 LAYERS = 3
 SHIPPED = 'shipped'
+BIRDS = 'birds'  # trained on single objects on land and water, by captions of birds
 DRAWS = (0, 1, 2)  # seeds of the draws of patches and pairs
 
 
@@ -47,7 +49,7 @@ class Encoder(NamedTuple):
     """An image encoder, and the layer that PACL is trained on.
 
     Args:
-        seed: Of its training; or ``SHIPPED``.
+        seed: Of its training; or ``SHIPPED``, or ``BIRDS``.
         iterations: Of it.
         layer: From 1.
     """
@@ -64,19 +66,25 @@ class Encoder(NamedTuple):
 def encoders(seeds: Sequence[int]) -> list[Encoder]:
     """All that are compared."""
     longest = STOPS[-1]
-    found = [Encoder(SHIPPED, 400, layer + 1) for layer in range(LAYERS)]
+    others = ((SHIPPED, 400), (BIRDS, longest))
+    found = [Encoder(*o, layer) for o in others for layer in range(1, LAYERS + 1)]
     for seed in seeds:
         found += [Encoder(seed, stop, LAYERS) for stop in STOPS]
         found += [Encoder(seed, longest, layer) for layer in range(1, LAYERS)]
     return found
 
 
-def pretraining(seed: int, work_dir: Path) -> Training:
+def pretraining(seed: int | str, work_dir: Path) -> Training:
     """The training of a tiny CLIP on scenes that no other seed has."""
     cfg = load_config(str(FOLDER / 'clip_pretrain.py'))
-    cfg.randomness = dict(seed=seed)
-    cfg.train_dataloader.dataset.seed = seed
-    cfg.train_dataloader.dataset.dataset.seed = 1 + seed  # 0 is the shipped one's
+    draws = cfg.train_dataloader.dataset
+    if seed == BIRDS:
+        birds = load_config(str(FOLDER / 'birds' / 'unbiased.py'))
+        draws.dataset = birds.train_dataloader.dataset.dataset
+        cfg.randomness, draws.seed = dict(seed=0), 0
+    else:
+        cfg.randomness, draws.seed = dict(seed=seed), seed
+        draws.dataset.seed = 1 + seed  # 0 is the shipped one's
     cfg.train_cfg.update(max_iters=STOPS[-1], val_begin=STOPS[-1] + 1)
     cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = STOPS[1] // 2
     cfg.default_hooks.checkpoint.update(interval=STOPS[1], max_keep_ckpts=-1)
@@ -189,7 +197,7 @@ def draw(rows: Sequence[Mapping], path: Path) -> None:
     for iterations, shape in shapes.items():
         axes.scatter([], [], c='grey', marker=shape, label=f'{iterations} iterations')
     for seed in seeds:
-        name = seed if seed == SHIPPED else f'seed {seed}'
+        name = f'seed {seed}' if isinstance(seed, int) else seed
         axes.scatter([], [], c=f'C{seeds.index(seed)}', marker='.', label=name)
     axes.set(xlabel='semantic coherence (AUROC)', ylabel="PACL's mIoU, %")
     axes.spines[['top', 'right']].set_visible(False)
@@ -206,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/coherence'))
     args = parser.parse_args(argv)
     launcher = Launcher()
-    for seed in args.seeds:
+    for seed in (*args.seeds, BIRDS):
         print(f'Encoder of seed {seed}', flush=True)
         if failure := pretraining(seed, args.work_dir).run(launcher):
             sys.exit(failure)

@@ -34,12 +34,14 @@ def test_encoders_differ_in_their_images_alone(study, tmp_path):
 
 def test_every_layer_stop_and_seed_is_one_point(study, tmp_path):
     found = study.encoders([5, 6])
-    assert len(set(found)) == len(found) == 3 + 2 * (3 + 2)
+    assert len(set(found)) == len(found) == 3 + 3 + 2 * (3 + 2)
     worlds = {
         study.pretraining(seed, tmp_path).config.train_dataloader.dataset.dataset.seed
         for seed in (5, 6)
     }
     assert len({0, *worlds}) == 3  # none is the shipped one's
+    birds = study.pretraining('birds', tmp_path).config.train_dataloader.dataset
+    assert birds.dataset.type == 'SmallWorldBirds'
 
 
 def test_rank_correlation_and_table(study, tmp_path):
@@ -48,7 +50,7 @@ def test_rank_correlation_and_table(study, tmp_path):
         for index, encoder in enumerate(study.encoders([0, 1]))
     ]
     lines = study.correlations(rows).splitlines()
-    assert '+1.00' in lines[2] and '13' in lines[2]
+    assert '+1.00' in lines[2] and '16' in lines[2]
     rows.reverse()
     for index, row in enumerate(rows):
         row['mIoU'] = float(index)
