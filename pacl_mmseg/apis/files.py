@@ -111,11 +111,7 @@ def segment_images(
     )
     places = {image: out / image.relative_to(root) for image in images}
     for image, place in places.items():
-        if os.path.realpath(image.parent) == os.path.realpath(place.parent):
-            raise ValueError(
-                f'The results of {image} would be in a folder of its own name beside '
-                'it: give another folder for them.'
-            )
+        _check_place(image, place)
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     done: dict[Path, dict[str, float] | None] = {}
@@ -183,11 +179,7 @@ def segment_video(
         short_side=short_side,
     )
     place = out / video.name
-    if os.path.realpath(video.parent) == os.path.realpath(out):
-        raise ValueError(
-            f'The results of {video} would be in a folder of its own name beside it: '
-            'give another folder for them.'
-        )
+    _check_place(video, place)
     if _is_finished(place, settings, video):
         return place, None
     frames = _Frames(video)
@@ -222,11 +214,8 @@ def segment_video(
             write('overlay.mp4', np.asarray(canvas))
             for word, heat_map in result.heat_maps(result.words[:heat_maps], opacity):
                 write(f'heat_maps/{result.file_stem(word)}.mp4', heat_map)
-            labels = Image.fromarray(result.labels)
-            if labels.mode == 'L':
-                labels.putpalette(result.palette.tobytes())
             files.append(place / 'labels' / f'{count:06}.png')
-            labels.save(files[-1])
+            result.label_image().save(files[-1])
             totals = totals + np.array([*result.areas.values()])
             count += 1
             bar.update()
@@ -305,6 +294,14 @@ def stamp(path: str | os.PathLike) -> list:
 def printable(text: object) -> str:
     """A text that any console takes; names of files may hold any bytes."""
     return str(text).encode(errors='replace').decode()
+
+
+def _check_place(source: Path, place: Path) -> None:
+    if os.path.realpath(source.parent) == os.path.realpath(place.parent):
+        raise ValueError(
+            f'The results of {source} would be in a folder of its own name beside it: '
+            'give another folder for them.'
+        )
 
 
 def _is_finished(place: Path, settings: Mapping[str, Any], source: Path) -> bool:

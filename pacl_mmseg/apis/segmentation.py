@@ -153,6 +153,13 @@ class Segmentation:
         drawn = self.overlay(opacity, threshold)
         return with_legend(drawn, self.areas, self.palette)
 
+    def label_image(self) -> Image.Image:
+        """:attr:`labels` as an image; of at most 256 words in their colours."""
+        image = Image.fromarray(self.labels)
+        if self.labels.dtype == np.uint8:
+            image.putpalette(self.palette.tobytes())
+        return image
+
     def show(self) -> None:
         """Show :meth:`picture`: in a notebook below the cell, else in a window."""
         if 'IPython' in sys.modules and sys.modules['IPython'].get_ipython():
@@ -184,9 +191,6 @@ class Segmentation:
         """
         folder = Path(folder)
         (folder / 'heat_maps').mkdir(parents=True, exist_ok=True)
-        labels = Image.fromarray(self.labels)
-        if self.labels.dtype == np.uint8:
-            labels.putpalette(self.palette.tobytes())
         files: list[Path] = []
 
         def write(name: str, picture: Image.Image) -> None:
@@ -195,7 +199,7 @@ class Segmentation:
                 picture.save(part)
 
         write('overlay.png', self.picture(opacity, threshold))
-        write('labels.png', labels)
+        write('labels.png', self.label_image())
         for word, drawn in self.heat_maps(heat_maps, opacity):
             name = f'heat_maps/{self.file_stem(word)}.png'
             write(name, Image.fromarray(drawn))
